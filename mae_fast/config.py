@@ -1,0 +1,44 @@
+"""What is fixed by publication: the model sizes and the pixel statistics."""
+
+from dataclasses import asdict, dataclass
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One published size. Base, Large and Huge: He et al. 2022, table 1 and appendix A; Small: the standard ViT-S."""
+
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    decoder_embed_dim: int = 512
+    decoder_depth: int = 8
+    decoder_num_heads: int = 16
+    mlp_ratio: float = 4.0
+
+    def kwargs(self) -> dict:
+        return asdict(self)
+
+
+SMALL = Preset(patch_size=16, embed_dim=384, depth=12, num_heads=6)
+BASE = Preset(patch_size=16, embed_dim=768, depth=12, num_heads=12)
+LARGE = Preset(patch_size=16, embed_dim=1024, depth=24, num_heads=16)
+HUGE = Preset(patch_size=14, embed_dim=1280, depth=32, num_heads=16)
+
+# Ours, not the paper's: learns something in minutes on two CPU cores, for demonstrations and tests of the whole path.
+TINY = Preset(
+    patch_size=8, embed_dim=128, depth=4, num_heads=4, decoder_embed_dim=96, decoder_depth=2, decoder_num_heads=4
+)
+
+# The names of the official release's constructors; `--model` takes these.
+PRESETS = {
+    "mae_vit_small_patch16": SMALL,
+    "mae_vit_base_patch16": BASE,
+    "mae_vit_large_patch16": LARGE,
+    "mae_vit_huge_patch14": HUGE,
+}
+PRESETS |= {f"{name}_dec512d8b": preset for name, preset in PRESETS.items()}
+PRESETS["mae_vit_tiny_patch8"] = TINY

@@ -1,0 +1,19 @@
+"""Fixed two-dimensional sine-cosine positions."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def sincos_2d(dim: int, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings (1, 1 + rows * columns, dim), float32, for a grid of (rows, columns) patches.
+
+    The first row, for the class token, is zero. A patch at (x, y) gets [sin x, cos x, sin y, cos y], a quarter of dim
+    each, at frequencies 10000^(-4i / dim): x before y, as in the official release and all its checkpoints.
+    Computed in float64, so that the rounded values are those of the checkpoints to the last bit.
+    """
+    frequency = 1.0 / 10000 ** (np.arange(dim // 4, dtype=np.float64) / (dim / 4))
+    y, x = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    angles = [np.outer(axis, frequency) for axis in (x, y)]
+    table = np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
+    return torch.from_numpy(np.vstack([np.zeros(dim), table])).float().unsqueeze(0)

@@ -1,0 +1,237 @@
+"""The oracle: every op and the whole Masked Autoencoder in naive PyTorch, written for reading.
+
+Nothing here is fast and nothing here imports the fast code. Each op mirrors one op of `mae_fast.ops`; the model
+follows He et al. 2022 (arXiv 2111.06377), section 3, with the names and state-dict keys of the official release.
+
+Shapes in suffixes: B images, C channels, L patches, K kept or masked patches, P = p*p*C pixels of a patch,
+N tokens, D width, H heads.
+"""
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+# ---- ops ----
+
+
+def normalize(imgs: Tensor, mean, std) -> Tensor:
+    """uint8 (B, H, W, C) in 0..255 -> normalised float32 (B, C, H, W); float (B, C, H, W) passes through."""
+    if imgs.dtype != torch.uint8:
+        return imgs
+    mean, std = (torch.tensor(v, device=imgs.device) for v in (mean, std))
+    return ((imgs.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def patchify(imgs: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) -> (B, L, P); patches row by row, each laid out (p, q, c)."""
+    B, C, height, width = imgs.shape
+    p, h, w = patch_size, height // patch_size, width // patch_size
+    return imgs.reshape(B, C, h, p, w, p).permute(0, 2, 4, 3, 5, 1).reshape(B, h * w, p * p * C)
+
+
+def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
+    """(B, L, P) -> (B, C, H, W), the inverse of `patchify`; grid is (rows, columns) of patches."""
+    B, p, (h, w) = len(patches), patch_size, grid
+    C = patches.shape[2] // p**2
+    return patches.reshape(B, h, w, p, p, C).permute(0, 5, 1, 3, 2, 4).reshape(B, C, h * p, w * p)
+
+
+def take(x_BLD: Tensor, ids_BK: Tensor) -> Tensor:
+    """Row ids[b, k] of x[b], for every b and k: (B, L, D), (B, K) -> (B, K, D)."""
+    return x_BLD.gather(1, ids_BK.unsqueeze(-1).expand(-1, -1, x_BLD.shape[2]))
+
+
+def random_masking(noise_BL: Tensor, len_keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    """-> ids_shuffle (B, L), ids_restore (B, L), mask (B, L) float32, 1 = removed. Low noise is kept, ties by index."""
+    ids_shuffle = noise_BL.argsort(dim=1, stable=True)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    return ids_shuffle, ids_restore, (ids_restore >= len_keep).float()
+
+
+def gather_patches(imgs: Tensor, ids_BK: Tensor, patch_size: int, mean, std, dtype: torch.dtype) -> Tensor:
+    """-> the wanted patches, normalised and cast: (B, K, P)."""
+    return take(patchify(normalize(imgs, mean, std), patch_size), ids_BK).to(dtype)
+
+
+def unshuffle(tokens: Tensor, mask_token: Tensor, pos_embed: Tensor, ids_restore: Tensor) -> Tensor:
+    """tokens (B, 1+K, D) [cls, kept] -> (B, 1+L, D): mask tokens in the holes, image order, positions added."""
+    B, L = ids_restore.shape
+    D = tokens.shape[2]
+    masked = mask_token.reshape(1, 1, D).expand(B, 1 + L - tokens.shape[1], D)
+    patches = take(torch.cat([tokens[:, 1:], masked.to(tokens.dtype)], dim=1), ids_restore)
+    return torch.cat([tokens[:, :1], patches], dim=1) + pos_embed
+
+
+def masked_residual(pred: Tensor, imgs: Tensor, ids_BK: Tensor, patch_size: int, mean, std, norm_pix: bool) -> Tensor:
+    """Prediction minus target for the masked patches `ids`: (B, K, P). Arguments as in `masked_mse`."""
+    imgs = normalize(imgs, mean, std)
+    target = take(patchify(imgs, patch_size), ids_BK).to(torch.promote_types(imgs.dtype, torch.float32))
+    if norm_pix:
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    if pred.shape[1] != ids_BK.shape[1]:
+        pred = take(pred, ids_BK)
+    return pred - target
+
+
+def masked_mse(pred: Tensor, imgs: Tensor, ids_BK: Tensor, patch_size: int, mean, std, norm_pix: bool) -> Tensor:
+    """Mean squared error over the masked patches `ids` (paper, section 3, "Reconstruction target"); a scalar.
+
+    pred is (B, K, P), rows in the order of ids, or (B, L, P), rows in image order.
+    """
+    return (masked_residual(pred, imgs, ids_BK, patch_size, mean, std, norm_pix) ** 2).mean()
+
+
+def attention(qkv: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(Dh)) v for packed qkv (B, N, 3, H, Dh) -> (B, N, H*Dh)."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, Dh)
+    probs = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    return (probs @ v).transpose(1, 2).flatten(2)
+
+
+# ---- model ----
+
+
+def sincos_2d(dim: int, grid: tuple[int, int]) -> Tensor:
+    """Fixed positions (1, 1+L, dim): a zero row for cls, then [sin x, cos x, sin y, cos y], a quarter of dim each."""
+    frequency = 10000 ** -(np.arange(dim // 4, dtype=np.float64) / (dim / 4))
+    rows = [np.zeros(dim)]
+    for y in range(grid[0]):
+        for x in range(grid[1]):
+            angles = x * frequency, y * frequency
+            rows.append(np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)]))
+    return torch.from_numpy(np.stack(rows)).float().unsqueeze(0)
+
+
+class Attention(nn.Module):
+    def __init__(self, dim, num_heads):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        return self.proj(attention(self.qkv(x).unflatten(-1, (3, self.num_heads, -1))))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim, hidden):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x):
+        return self.fc2(nn.functional.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, dim, num_heads, hidden, norm_layer):
+        super().__init__()
+        self.norm1 = norm_layer(dim)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = norm_layer(dim)
+        self.mlp = Mlp(dim, hidden)
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, patch_size, in_chans, dim):
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, imgs):
+        return self.proj(imgs).flatten(2).transpose(1, 2)
+
+
+class MaskedAutoencoderViT(nn.Module):
+    """The Masked Autoencoder as in the paper. Arguments and state dict as `mae_fast.MaskedAutoencoderViT`."""
+
+    def __init__(self, img_size=224, patch_size=16, in_chans=3, embed_dim=1024, depth=24, num_heads=16,
+                 decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16, mlp_ratio=4.0,
+                 norm_layer=partial(nn.LayerNorm, eps=1e-6), norm_pix_loss=False, *, decoder_mlp_ratio=None,
+                 mean=None, std=None):  # fmt: skip
+        super().__init__()
+        mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
+        std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.grid = grid = height // patch_size, width // patch_size
+        self.patch_size, self.mean, self.std, self.norm_pix_loss = patch_size, mean, std, norm_pix_loss
+        hidden, decoder_hidden = int(embed_dim * mlp_ratio), int(decoder_embed_dim * (decoder_mlp_ratio or mlp_ratio))
+
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(sincos_2d(embed_dim, grid), requires_grad=False)
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, hidden, norm_layer) for _ in range(depth))
+        self.norm = norm_layer(embed_dim)
+
+        self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
+        self.decoder_pos_embed = nn.Parameter(sincos_2d(decoder_embed_dim, grid), requires_grad=False)
+        self.decoder_blocks = nn.ModuleList(
+            Block(decoder_embed_dim, decoder_num_heads, decoder_hidden, norm_layer) for _ in range(decoder_depth)
+        )
+        self.decoder_norm = norm_layer(decoder_embed_dim)
+        self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * in_chans)
+
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
+        nn.init.normal_(self.cls_token, std=0.02)
+        nn.init.normal_(self.mask_token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def patchify(self, imgs):
+        return patchify(imgs, self.patch_size)
+
+    def unpatchify(self, x):
+        return unpatchify(x, self.patch_size, self.grid)
+
+    def embed(self, imgs):
+        """All patches with their positions: (B, L, D)."""
+        return self.patch_embed(normalize(imgs, self.mean, self.std)) + self.pos_embed[:, 1:]
+
+    def encoder(self, x):
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+        x = torch.cat([cls, x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def forward_encoder(self, imgs, mask_ratio, noise=None):
+        x = self.embed(imgs)
+        noise = torch.rand(x.shape[:2], device=x.device) if noise is None else noise
+        len_keep = int(x.shape[1] * (1 - mask_ratio))
+        ids_shuffle, ids_restore, mask = random_masking(noise, len_keep)
+        return self.encoder(take(x, ids_shuffle[:, :len_keep])), mask, ids_restore
+
+    def forward_decoder(self, latent, ids_restore):
+        x = unshuffle(self.decoder_embed(latent), self.mask_token, self.decoder_pos_embed, ids_restore)
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+
+    def forward_loss(self, imgs, pred, mask):
+        target = self.patchify(normalize(imgs, self.mean, self.std))
+        if self.norm_pix_loss:
+            target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+        return (((pred - target) ** 2).mean(-1) * mask).sum() / mask.sum()
+
+    def forward(self, imgs, mask_ratio=0.75, noise=None):
+        latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise)
+        pred = self.forward_decoder(latent, ids_restore)
+        return self.forward_loss(imgs, pred, mask), pred, mask
+
+    def training_loss(self, imgs, mask_ratio=0.75, noise=None):
+        return self(imgs, mask_ratio, noise)[0]
+
+    def encode(self, imgs):
+        return self.encoder(self.embed(imgs))
