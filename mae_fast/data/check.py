@@ -1,0 +1,41 @@
+"""Every file of a source decoded once: what training would skip or stop at, before it starts."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from mae_fast.data.cifar import Cifar
+from mae_fast.data.cpus import available_cpus
+from mae_fast.data.image_file import explain
+from mae_fast.data.sources import ImageFolder
+
+CHUNK = 1024  # files under way at once
+
+
+def check(source: ImageFolder | Cifar, progress: Callable[[int, int], None] | None = None) -> list[tuple[str, str]]:
+    """(name, reason) of every file that training would not take as it is, in the source's order.
+
+    Reasons start with their category: zero bytes, not an image, truncated, damaged, permission denied, missing, too
+    large, unsupported colours; and CMYK, palette, 16-bit, which on_bad_image="convert" takes. progress: called with
+    (files done, files in all).
+    """
+    bad = []
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        for start in range(0, len(source), CHUNK):
+            chunk = range(start, min(start + CHUNK, len(source)))
+            for index, reason in zip(chunk, pool.map(lambda index: _reason(source, index), chunk), strict=True):
+                if reason is not None:
+                    bad.append((source.name(index), reason))
+            if progress is not None:
+                progress(chunk.stop, len(source))
+    return bad
+
+
+def _reason(source: ImageFolder | Cifar, index: int) -> str | None:
+    header = source.header(index)
+    if header.fault or header.unusual:
+        return header.fault or header.unusual
+    try:
+        source.decode(index)
+    except Exception as error:  # a damaged file may raise anything at all inside Pillow
+        return explain(error)
+    return None

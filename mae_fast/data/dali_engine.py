@@ -1,0 +1,209 @@
+"""Runs the DALI pipeline over an epoch's plans: feeds it ahead, takes its batches, survives the files it dies of."""
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mae_fast.data.cifar import Cifar
+from mae_fast.data.dali import AHEAD, COLOURS, dali_resize, pipeline, torch_resize
+from mae_fast.data.plan import Plan, Planner
+
+
+@dataclass
+class _Job:
+    """A batch that DALI is working on. copies: files written for it, to be removed when it is done."""
+
+    batch: int
+    plan: Plan
+    copies: list[Path]
+
+    def close(self) -> None:
+        for path in self.copies:
+            path.unlink(missing_ok=True)
+
+
+class DaliEngine:
+    """Batches made by num_threads threads, AHEAD of them in advance, on device, without a copy from DALI to torch."""
+
+    name = "dali"
+
+    def __init__(self, planner: Planner, size: tuple[int, int], num_threads: int, device: torch.device):
+        self.planner, self.device, self.num_threads = planner, device, max(1, num_threads)
+        self._encoded = not isinstance(planner.source, Cifar)
+        self._coloured = bool(planner.augment.jitter or planner.augment.grey)
+        self._pool = ThreadPoolExecutor(self.num_threads)
+        self._on_gpu = device.type == "cuda"
+        self._resize = dali_resize(size) if self._on_gpu else torch_resize(size, self._pool)
+        self._folder = tempfile.mkdtemp(prefix="mae_fast-")  # for files that go to DALI by way of Pillow
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._pipe = None
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, list[int]]]:
+        """(uint8 (B, H, W, 3), skipped pictures) from batch `start` on."""
+        running: deque[_Job] = deque()
+        numbers = iter(range(start, len(self.planner.sampler)))
+        try:
+            while True:
+                for number in numbers:
+                    running.append(self._submit(epoch, number))
+                    if len(running) > AHEAD:
+                        break
+                if not running:
+                    return
+                try:
+                    images = self._collect()
+                except RuntimeError as error:  # the pipeline is dead: take out what killed it, and run these again
+                    self._pipe = None
+                    self._condemn_culprits(running, error)
+                    for _ in range(len(running)):
+                        job = running.popleft()
+                        job.close()
+                        running.append(self._submit(epoch, job.batch))
+                    continue
+                job = running.popleft()
+                job.close()
+                yield images, job.plan.skipped
+        finally:
+            self._drain()
+            for job in running:
+                job.close()
+
+    def _submit(self, epoch: int, batch: int) -> _Job:
+        plan, images = self._plan(epoch, batch)
+        inputs, copies = self._inputs(plan, images)
+        if self._pipe is None:
+            self._pipe = self._build(self.planner.sampler.batch_size)
+        _feed(self._pipe, inputs)
+        self._pipe.schedule_run()
+        return _Job(batch, plan, copies)
+
+    def _collect(self) -> torch.Tensor:
+        stream = torch.cuda.current_stream(self.device) if self._on_gpu else None
+        (images,) = self._pipe.outputs(stream)
+        return torch.from_dlpack(images.as_tensor())
+
+    def _drain(self) -> None:
+        """Take what is still in the making, so that nothing runs on and the next epoch starts clean."""
+        try:
+            while self._pipe is not None and not self._pipe.empty():
+                self._pipe.outputs()
+        except RuntimeError:  # a bad file in a batch that nobody wants any more
+            self._pipe = None
+
+    def _plan(self, epoch: int, batch: int) -> tuple[Plan, dict[int, Image.Image]]:
+        """The plan, and for the slots whose file DALI must not read itself what Pillow makes of it."""
+        while True:
+            plan = self.planner.plan(epoch, batch, self._pool.map)
+            slots = [slot for slot, index in enumerate(plan.indices) if index in self.planner.indirect]
+            images = list(self._pool.map(self.planner.decode, plan.indices[slots].tolist()))
+            if None not in images:
+                return plan, dict(zip(slots, images, strict=True))
+
+    def _inputs(self, plan: Plan, images: dict[int, Image.Image]) -> tuple[dict, list[Path]]:
+        """The pipeline's inputs by name, and the files written for them."""
+        source, windows, copies = self.planner.source, plan.windows.copy(), []
+        if not self._encoded:
+            pixels = [
+                np.ascontiguousarray(source.images[index, top : top + height, left : left + width])
+                for index, (top, left, height, width) in zip(plan.indices, windows, strict=True)
+            ]
+            return {"pixels": pixels} | _per_sample(plan.flip, plan.colour), copies
+        paths = [source.path(index) for index in plan.indices]
+        for slot, image in images.items():
+            top, left, height, width = windows[slot].tolist()
+            handle, paths[slot] = tempfile.mkstemp(".ppm", dir=self._folder)
+            with open(handle, "wb") as file:
+                image.crop((left, top, left + width, top + height)).save(file, "PPM")
+            copies.append(Path(paths[slot]))
+            windows[slot, :2] = 0
+        return _files(paths, windows) | _per_sample(plan.flip, plan.colour), copies
+
+    def _build(self, batch_size: int):
+        pipe = pipeline(
+            self._resize,
+            self._on_gpu,
+            self._encoded,
+            self._coloured,
+            batch_size=batch_size,
+            num_threads=self.num_threads,
+            device_id=self._device_id(),
+        )
+        # DALI's first run is AHEAD runs at once; spend it on blanks, so that from here on one feed is one batch
+        blank = Image.new("RGB", (8, 8))
+        path = os.path.join(self._folder, "blank.ppm")
+        blank.save(path)
+        inputs = _files([path], np.int32([[0, 0, 8, 8]])) if self._encoded else {"pixels": [np.asarray(blank)]}
+        for _ in range(AHEAD):
+            _feed(pipe, inputs | self._plain())
+        pipe.schedule_run()
+        for _ in range(AHEAD):
+            pipe.outputs()
+        return pipe
+
+    def _plain(self) -> dict:
+        """Inputs that leave one sample as it is."""
+        return _per_sample(np.zeros(1, np.int32), np.ones((1, 3), np.float32) if self._coloured else None)
+
+    def _device_id(self) -> int | None:
+        if not self._on_gpu:
+            return None
+        return torch.cuda.current_device() if self.device.index is None else self.device.index
+
+    def _condemn_culprits(self, running: deque[_Job], error: RuntimeError) -> None:
+        """Mark the files that ended the pipeline: bad where Pillow cannot decode them either, else Pillow's to decode.
+
+        Raises `error` where no file is to blame.
+        """
+        for job in running:
+            direct = [
+                (index, window)
+                for index, window in zip(job.plan.indices.tolist(), job.plan.windows, strict=True)
+                if index not in self.planner.indirect
+            ]
+            broken = list(self._pool.map(lambda item: self.planner.decode(item[0]) is None, direct))
+            if any(broken) or (self._encoded and self._refused(direct)):
+                return
+        raise error
+
+    def _refused(self, batch: list[tuple[int, np.ndarray]]) -> bool:
+        """Try each file alone; from now on Pillow decodes those that DALI does not. True where there was one."""
+        pipe, found = None, False
+        for index, window in batch:
+            pipe = pipe or self._build(1)
+            _feed(pipe, _files([self.planner.source.path(index)], window[None]) | self._plain())
+            pipe.schedule_run()
+            try:
+                pipe.outputs()
+            except RuntimeError:
+                self.planner.indirect.add(index)
+                pipe, found = None, True
+        return found
+
+
+def _feed(pipe, inputs: dict) -> None:
+    for name, values in inputs.items():
+        pipe.feed_input(name, values)
+
+
+def _files(paths: list[str], windows: np.ndarray) -> dict:
+    return {
+        "path": [np.frombuffer(os.fsencode(path), np.uint8) for path in paths],
+        "anchor": np.ascontiguousarray(windows[:, :2]),
+        "shape": np.ascontiguousarray(windows[:, 2:]),
+    }
+
+
+def _per_sample(flip: np.ndarray, colour: np.ndarray | None) -> dict:
+    if colour is None:
+        return {"flip": flip}
+    return {"flip": flip} | dict(zip(COLOURS, np.ascontiguousarray(colour.T), strict=True))

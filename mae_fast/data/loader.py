@@ -1,0 +1,100 @@
+"""make_loader: the one way to batches of augmented pictures, by DALI or by Pillow."""
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+
+import torch
+
+from mae_fast.data.augment import STRENGTHS
+from mae_fast.data.cifar import Cifar
+from mae_fast.data.cpus import available_cpus
+from mae_fast.data.pillow import PillowEngine
+from mae_fast.data.plan import Planner
+from mae_fast.data.sampler import Sampler
+from mae_fast.data.sources import ImageFolder
+
+
+class Loader:
+    """Epochs of batches. backend: "dali" or "pillow"; bad_images: {name: reason}, in the order they were met."""
+
+    def __init__(self, engine, stop_at_bad: bool):
+        self.backend: str = engine.name
+        self.bad_images: dict[str, str] = {}
+        self._engine, self._stop_at_bad = engine, stop_at_bad
+        self._open: Iterator | None = None
+
+    def __len__(self) -> int:
+        """Batches per epoch on this rank."""
+        return len(self._engine.planner.sampler)
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[torch.Tensor]:
+        """uint8 (B, H, W, 3) batches on the loader's device; the same for the same epoch, whatever came before.
+
+        One epoch at a time: starting another ends the one before it. Raises BadImageError where a bad file is due and
+        the loader was told to stop, or where no file is good.
+        """
+        if self._open is not None:
+            self._open.close()
+        self._open = self._engine.batches(epoch, start_batch)
+        planner = self._engine.planner
+        with contextlib.closing(self._open) as batches:
+            for images, skipped in batches:
+                if skipped and self._stop_at_bad:
+                    raise planner.error(skipped[0])
+                self.bad_images |= {planner.source.name(index): planner.faults[index] for index in skipped}
+                yield images
+
+
+def make_loader(
+    source: ImageFolder | Cifar,
+    batch_size: int,
+    image_size: int | tuple[int, int],
+    *,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    augment: str = "light",
+    num_workers: int | None = None,
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    on_bad_image: str = "skip",
+) -> Loader:
+    """A loader of augmented batches of `source`, this rank's share of it.
+
+    image_size: pixels, one number or (height, width); augment: light, medium or strong; num_workers: DALI threads or
+    Pillow processes, None = the CPUs this process may use, at most 10; backend: auto = DALI where it is installed;
+    on_bad_image: skip (the next good picture takes its place), stop (BadImageError) or convert (CMYK, palette and
+    16-bit files are converted, the unreadable are skipped). Raises ValueError, or ImportError for a missing DALI.
+    """
+    for name, value, allowed in [
+        ("augment", augment, tuple(STRENGTHS)),
+        ("backend", backend, ("auto", "dali", "pillow")),
+        ("on_bad_image", on_bad_image, ("skip", "stop", "convert")),
+    ]:
+        if value not in allowed:
+            raise ValueError(f"{name} {value!r}: expected one of {', '.join(allowed)}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank}: expected 0 to {world_size - 1}, as world_size is {world_size}")
+    if batch_size < 1 or len(source) < batch_size * world_size:
+        raise ValueError(
+            f"{len(source)} images do not fill one batch of {batch_size} on each of {world_size} processes "
+            f"({batch_size * world_size}); lower --batch_size to {max(1, len(source) // world_size)} or less"
+        )
+    size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+    device = torch.device(device)
+    workers = min(10, available_cpus()) if num_workers is None else num_workers
+    sampler = Sampler(len(source), batch_size, seed, rank, world_size)
+    planner = Planner(source, sampler, STRENGTHS[augment], convert=on_bad_image == "convert")
+    return Loader(_engine(backend)(planner, size, workers, device), stop_at_bad=on_bad_image == "stop")
+
+
+def _engine(backend: str) -> type:
+    installed = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
+    if backend == "pillow" or (backend == "auto" and not installed):
+        return PillowEngine
+    if not installed:
+        raise ImportError("backend dali: DALI is not installed; pip install nvidia-dali-cuda130, or use pillow")
+    from mae_fast.data.dali_engine import DaliEngine  # takes a second, and is not there on every machine
+
+    return DaliEngine

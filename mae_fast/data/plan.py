@@ -1,0 +1,100 @@
+"""One batch before its pixels: which pictures, which windows of them, which flips and colours.
+
+Both loaders follow the same plans, so they give the same crops.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from mae_fast.data.augment import DRAWS, Augment, colours, crop_windows, flips
+from mae_fast.data.cifar import Cifar
+from mae_fast.data.image_file import UNUSUAL, BadImageError, Header, explain
+from mae_fast.data.sampler import Sampler
+from mae_fast.data.sources import ImageFolder
+
+UNUSUAL_ADVICE = "convert it to 8-bit RGB, or use --on-bad-image convert"
+BAD_ADVICE = "repair or delete it, or use --on-bad-image skip; mae-fast data check lists every bad file"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """indices: int64 (B,) into the source; windows: int32 (B, 4) top, left, height, width; flip: int32 (B,) 0 or 1;
+    colour: float32 (B, 3) brightness, contrast, saturation, or None; skipped: bad pictures that would have been here.
+    """
+
+    indices: np.ndarray
+    windows: np.ndarray
+    flip: np.ndarray
+    colour: np.ndarray | None
+    skipped: list[int]
+
+
+class Planner:
+    """Makes plans. Remembers for the life of the process the headers it has read and the pictures found bad."""
+
+    def __init__(self, source: ImageFolder | Cifar, sampler: Sampler, augment: Augment, convert: bool):
+        """convert: CMYK, palette and 16-bit files count as good."""
+        self.source, self.sampler, self.augment, self.convert = source, sampler, augment, convert
+        self.sizes = np.zeros((len(source), 2), np.int32)  # height, width; 0 = header not read yet
+        self.faults: dict[int, str] = {}
+        self.indirect: set[int] = set()  # good, but only Pillow decodes them as meant
+        self._order = (None, None)
+
+    def plan(self, epoch: int, batch: int, map=map) -> Plan:
+        """map: how to read many headers at once, an executor's for instance.
+
+        The place of a bad picture goes to the next good one in this rank's order of the epoch. Raises BadImageError
+        where none is good.
+        """
+        if self._order[0] != epoch:
+            self._order = (epoch, self.sampler.order(epoch))
+        order, count = self._order[1], self.sampler.batch_size
+        places = np.arange(batch * count, (batch + 1) * count)
+        unread = [int(index) for index in order[places] if not self._known(index)]
+        for index, header in zip(unread, map(self.source.header, unread), strict=True):
+            self._learn(index, header)
+        skipped: dict[int, None] = {}
+        indices = np.array([self._first_good(order, place, skipped) for place in places])
+        draws = self.sampler.draws(epoch, batch, DRAWS)
+        windows = crop_windows(self.sizes[indices], draws, self.augment)
+        return Plan(indices, windows, flips(draws, self.augment), colours(draws, self.augment), list(skipped))
+
+    def decode(self, index: int) -> Image.Image | None:
+        """The whole picture in 8-bit RGB; None where it proves bad, which is then remembered."""
+        try:
+            image = self.source.decode(index)
+            if image.size != tuple(self.sizes[index, ::-1]):
+                raise OSError(f"its header says {self.sizes[index, ::-1]} pixels, its content {image.size}")
+            return image
+        except Exception as error:  # a damaged file may raise anything at all inside Pillow
+            self.faults[index] = explain(error)
+            return None
+
+    def error(self, index: int) -> BadImageError:
+        """The error that stops training at a bad picture."""
+        reason = self.faults[index]
+        advice = UNUSUAL_ADVICE if reason in UNUSUAL else BAD_ADVICE
+        return BadImageError(f"{self.source.name(index)}: {reason}; {advice}")
+
+    def _known(self, index: int) -> bool:
+        return self.sizes[index, 0] > 0 or index in self.faults
+
+    def _learn(self, index: int, header: Header) -> None:
+        self.sizes[index] = header.height, header.width
+        if header.fault or (header.unusual and not self.convert):
+            self.faults[index] = header.fault or header.unusual
+        # DALI reads these like Pillow does; it refuses some files of the other formats, or turns them differently
+        elif header.unusual or header.kind not in ("JPEG", "MPO", "PNG", "WEBP"):
+            self.indirect.add(index)
+
+    def _first_good(self, order: np.ndarray, place: int, skipped: dict[int, None]) -> int:
+        for step in range(len(order)):
+            index = int(order[(place + step) % len(order)])
+            if not self._known(index):
+                self._learn(index, self.source.header(index))
+            if index not in self.faults:
+                return index
+            skipped[index] = None
+        raise BadImageError(f"not one good image; the first: {self.error(index)}")
