@@ -1,0 +1,109 @@
+"""mae-fast: the command line. Each command is a few lines that call what the package offers."""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from mae_fast import pretrain_args
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="mae-fast", description="Pretrain Masked Autoencoders, fast.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_pretrain(commands)
+    add_reconstruct(commands)
+    add_data(commands)
+    args = parser.parse_args(argv)
+    try:
+        if getattr(args, "config", None):
+            pretrain_args.apply_config(commands.choices["pretrain"], args.config)
+            args = parser.parse_args(argv)
+        return args.run(args) or 0
+    except (ValueError, OSError) as error:
+        print(f"mae-fast {args.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def add_pretrain(commands) -> None:
+    parser = commands.add_parser("pretrain", help="train a Masked Autoencoder on a folder of images")
+    pretrain_args.add_arguments(parser)
+
+    def run(args) -> int:
+        from mae_fast.train import Diverged, Interrupted, pretrain
+
+        pretrain_args.check(args)
+        flags = argparse.Namespace(**{k: v for k, v in vars(args).items() if k not in ("run", "command", "config")})
+        try:
+            pretrain(flags)
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            return stop.exit_code
+        except Diverged as error:
+            print(f"mae-fast pretrain: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    parser.set_defaults(run=run)
+
+
+def add_reconstruct(commands) -> None:
+    parser = commands.add_parser("reconstruct", help="draw what a checkpoint makes of masked images")
+    parser.add_argument("--checkpoint", required=True, help="official .pth, Hugging Face directory or checkpoint-N.pth")
+    parser.add_argument("--images", required=True, help="a folder of pictures, or one")
+    parser.add_argument("--out", required=True, help="the PNG to write")
+    parser.add_argument("--mask_ratio", type=float, default=0.75)
+    parser.add_argument("--limit", type=int, default=8, help="at most so many pictures of a folder")
+    parser.add_argument("--seed", type=int, default=0, help="of the mask")
+    parser.add_argument("--norm_pix_loss", action="store_true", default=None, help="where the checkpoint does not tell")
+
+    def run(args) -> None:
+        import torch
+
+        from mae_fast.checkpoint import load_pretrained
+        from mae_fast.visualize import draw, load_images, reconstruct
+
+        overrides = {"norm_pix_loss": True} if args.norm_pix_loss else {}
+        model = load_pretrained(args.checkpoint, **overrides).eval()
+        names, imgs = load_images(args.images, model.patch_embed.img_size, model.in_chans, args.limit)
+        torch.manual_seed(args.seed)
+        result = reconstruct(model, imgs, args.mask_ratio)
+        note = f"{Path(args.checkpoint).name}, {args.mask_ratio:.0%} masked, loss {result.loss:.4f}"
+        if model.norm_pix_loss:
+            note += "; normalised predictions shown with each patch's true mean and variance"
+        draw(names, result, args.out, note)
+        print(f"Wrote {args.out}: {len(names)} pictures, loss {result.loss:.4f} at {args.mask_ratio:.0%} masked")
+
+    parser.set_defaults(run=run)
+
+
+def add_data(commands) -> None:
+    parser = commands.add_parser("data", help="check a folder of images, or make one of sample photographs")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    check = actions.add_parser("check", help="list every file that training would skip or stop at")
+    check.add_argument("path")
+
+    def run_check(args) -> int:
+        from mae_fast.data import check, open_source
+
+        source = open_source(args.path)
+        bad = check(source)
+        for name, reason in bad:
+            print(f"{name}: {reason}")
+        kinds = ", ".join(f"{count} {reason}" for reason, count in Counter(r.split(":")[0] for _, r in bad).items())
+        print(f"{len(source)} images, {len(bad)} bad" + (f" ({kinds})" if kinds else ""))
+        return 1 if bad else 0
+
+    check.set_defaults(run=run_check)
+
+    photos = actions.add_parser("photos", help="write scikit-image's photographs as a small JPEG data set")
+    photos.add_argument("folder")
+
+    def run_photos(args) -> None:
+        from mae_fast.data import write_sample_photos
+
+        paths = write_sample_photos(args.folder)
+        print(f"Wrote {len(paths)} JPEG files under {args.folder}")
+
+    photos.set_defaults(run=run_photos)

@@ -1,0 +1,299 @@
+"""Pretraining: files -> loader -> loss -> gradient -> optimizer -> checkpoint, one epoch after another.
+
+The host never waits for the device inside a step: losses stay there and are read a window at a time, and a step whose
+loss or gradient is not finite is made to do nothing on the device (`optimizer.found_inf`).
+"""
+
+import argparse
+import contextlib
+import math
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from mae_fast import distributed
+from mae_fast.checkpoint import load_weights, read_state
+from mae_fast.config import PRESETS
+from mae_fast.data import make_loader, open_source
+from mae_fast.data.cpus import available_cpus
+from mae_fast.model import MaskedAutoencoderViT
+from mae_fast.ops import backends
+from mae_fast.optim import lr_at, make_optimizer, set_lr
+from mae_fast.report import Report
+from mae_fast.resume import Position, load_run, newest_checkpoint, resume_command, save_run
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WINDOW = {"cuda": 20, "cpu": 1}  # steps between two looks at the losses; on the CPU there is nothing to wait for
+PATIENCE = 5  # non-finite losses in a row before the run gives up
+
+
+class Diverged(RuntimeError):
+    """Several steps in a row had no finite loss."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; the checkpoint that goes on from there is written."""
+
+    def __init__(self, signum: int, checkpoint: Path | None):
+        self.exit_code = 128 + signum
+        go_on = f"To go on: {resume_command(checkpoint)}" if checkpoint else "Nothing was saved: --output_dir is empty."
+        super().__init__(f"stopped by {signal.Signals(signum).name}. {go_on}")
+
+
+class StopSignal:
+    """Notes the first SIGINT or SIGTERM for the loop to see; a second Ctrl-C interrupts at once."""
+
+    def __init__(self):
+        self.signum = 0
+        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _note(self, signum, frame):
+        if self.signum and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+
+    def restore(self) -> None:
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+
+
+class TrainingLoss(nn.Module):
+    """model.training_loss as a forward, the one method that DDP and torch.compile wrap."""
+
+    def __init__(self, model: MaskedAutoencoderViT):
+        super().__init__()
+        self.model = model
+
+    def forward(self, imgs: Tensor, mask_ratio: float) -> Tensor:
+        return self.model.training_loss(imgs, mask_ratio)
+
+
+@dataclass
+class Run:
+    args: argparse.Namespace
+    world: distributed.World
+    device: torch.device
+    dtype: torch.dtype
+    model: MaskedAutoencoderViT
+    loss: nn.Module  # TrainingLoss of the model, compiled and distributed where asked for
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loader: object
+    position: Position
+    stop: StopSignal
+    report: Report | None = None  # rank 0 alone
+    last_checkpoint: Path | None = None
+    non_finite: int = 0  # in a row, so far
+    window: list[tuple[float, float, Tensor]] = field(default_factory=list)  # (fractional epoch, lr, loss) not yet read
+    warned_images: int = 0
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    """Run `mae-fast pretrain`. args: see mae_fast.pretrain_args. Raises Interrupted after a signal, Diverged."""
+    run = set_up(args)
+    started, first_epoch, first_batch = time.perf_counter(), run.position.epoch, run.position.batch
+    try:
+        for _ in range(run.position.epoch, args.epochs):
+            train_one_epoch(run)
+            finish_epoch(run)
+    finally:
+        run.stop.restore()
+        if run.report:
+            run.report.close()
+    batches = (args.epochs - first_epoch) * len(run.loader) - first_batch
+    if run.report and batches > 0:
+        rate = batches * args.batch_size * run.world.size / (time.perf_counter() - started)
+        losses = run.position.losses
+        skipped = f", {run.position.skipped} steps skipped" if run.position.skipped else ""
+        print(f"Trained {args.epochs} epochs: loss {losses[0]:.4f} -> {losses[-1]:.4f}, {rate:.1f} images/s{skipped}")
+        if run.report.folder:
+            print(f"Wrote {run.last_checkpoint}, {run.report.folder / 'log.txt'}, {run.report.folder / 'loss.png'}")
+
+
+def train_one_epoch(run: Run) -> None:
+    args, position, accum = run.args, run.position, run.args.accum_iter
+    used_batches = len(run.loader) // accum * accum  # the rest would never reach an optimizer step
+    images = islice(run.loader.epoch(position.epoch, position.batch), used_batches - position.batch)
+    for imgs in images:
+        starts_step, ends_step = position.batch % accum == 0, (position.batch + 1) % accum == 0
+        at = position.epoch + position.batch / len(run.loader)
+        if starts_step:
+            lr = lr_at(at, args, position.losses)
+            set_lr(run.optimizer, lr)
+            step_loss = torch.zeros((), device=run.device)
+
+        with local_gradients(run.loss, unless=ends_step):
+            with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
+                loss = run.loss(imgs.to(run.device, non_blocking=True), args.mask_ratio) / accum
+            run.scaler.scale(loss).backward()
+        step_loss += loss.detach()
+        position.batch += 1
+
+        if ends_step:
+            run.window.append((at, lr, optimizer_step(run, step_loss)))
+            if len(run.window) == WINDOW[run.device.type] or position.batch == used_batches:
+                read_window(run)
+                stop_if_asked(run)
+
+
+def optimizer_step(run: Run, loss: Tensor) -> Tensor:
+    """Clip and step, or do nothing where loss or gradient is not finite. -> the loss, NaN where nothing was done."""
+    run.scaler.unscale_(run.optimizer)
+    params = [p for p in run.model.parameters() if p.grad is not None]
+    norm = get_total_norm([p.grad for p in params])
+    if run.args.clip_grad:
+        clip_grads_with_norm_(params, run.args.clip_grad, norm)
+    if run.scaler.is_enabled():  # fp16: overflowing gradients are part of finding the scale; the scaler skips them
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+    else:
+        found = distributed.any_((loss + norm).isfinite().logical_not().float())
+        run.optimizer.found_inf = found
+        run.optimizer.step()
+        loss = loss.masked_fill(found.bool(), math.nan)
+    run.optimizer.zero_grad()
+    return loss
+
+
+def read_window(run: Run) -> None:
+    """The one place where the host waits for the device: bring the losses of the last steps over and report them."""
+    position, args = run.position, run.args
+    losses = distributed.mean_(torch.stack([loss for *_, loss in run.window])).tolist()
+    records = [(at, lr, loss) for (at, lr, _), loss in zip(run.window, losses, strict=True)]
+    run.window.clear()
+    for _, lr, loss in records:
+        if math.isfinite(loss):
+            run.non_finite = 0
+            position.loss_sum, position.lr_sum = position.loss_sum + loss, position.lr_sum + lr
+            position.steps += 1
+        else:
+            run.non_finite += 1
+            position.skipped += 1
+    if run.report:
+        images = len(records) * args.accum_iter * args.batch_size * run.world.size
+        run.report.steps(position.epoch, records, images)
+        warn_of_bad_images(run)
+    if run.non_finite >= PATIENCE:
+        raise Diverged(
+            f"{run.non_finite} steps in a row had no finite loss (epoch {position.epoch + 1}); the run stops. "
+            f"Last good checkpoint: {run.last_checkpoint or 'none yet'}. A lower --blr or --clip_grad 1 may help"
+        )
+
+
+def finish_epoch(run: Run) -> None:
+    args, position = run.args, run.position
+    epoch, steps = position.epoch, max(1, position.steps)
+    train_loss, train_lr = position.loss_sum / steps, position.lr_sum / steps
+    run.position = Position(
+        epoch + 1, skipped=position.skipped, losses=[*position.losses, train_loss], layout=position.layout
+    )
+    if run.report:
+        run.report.epoch(epoch, train_lr, train_loss)  # before the checkpoint: a resumed run drops what is too much
+    if args.output_dir and (epoch % args.save_every == 0 or epoch + 1 == args.epochs):
+        save(run, f"checkpoint-{epoch}.pth")
+        if run.report:
+            run.report.picture()
+
+
+def stop_if_asked(run: Run) -> None:
+    """After a signal to any rank: write where we are and leave by an exception."""
+    signum = max(distributed.gather(run.stop.signum))
+    if signum:
+        if run.args.output_dir:
+            save(run, "checkpoint-interrupted.pth")
+        raise Interrupted(signum, run.last_checkpoint)
+
+
+def save(run: Run, name: str) -> None:
+    run.last_checkpoint = Path(run.args.output_dir) / name
+    save_run(run.last_checkpoint, run.model, run.optimizer, run.scaler, run.position, run.args, run.device)
+
+
+def local_gradients(loss: nn.Module, unless: bool):
+    """Inside, DDP keeps gradients to itself: between two optimizer steps nothing needs to be exchanged."""
+    if unless or not isinstance(loss, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return loss.no_sync()
+
+
+def warn_of_bad_images(run: Run) -> None:
+    bad = run.loader.bad_images
+    if len(bad) > run.warned_images:
+        name, reason = list(bad.items())[-1]
+        run.warned_images = len(bad)
+        run.report.say(f"skipped {len(bad)} bad images so far, the last one {name} ({reason})")
+
+
+def set_up(args: argparse.Namespace) -> Run:
+    """Everything before the first step: device, data, model, optimizer, and where an earlier run stopped."""
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        print("No CUDA device: training on the CPU", file=sys.stderr)
+        args.device = "cpu"
+    world = distributed.init(torch.device(args.device).type, args.dist_url, args.dist_on_itp, args.world_size)
+    device = torch.device(args.device, world.local_rank if args.device == "cuda" else None)
+    args.world_size = world.size
+    if args.dtype == "auto":
+        args.dtype = "bf16" if device.type == "cuda" else "fp32"
+    torch.manual_seed(args.seed + world.rank)
+
+    source = open_source(args.data_path)
+    loader = make_loader(
+        source, args.batch_size, args.input_size, seed=args.seed, rank=world.rank, world_size=world.size,
+        augment=args.augment, num_workers=min(args.num_workers, available_cpus()), device=device, backend=args.loader,
+        on_bad_image=args.on_bad_image,
+    )  # fmt: skip
+    if len(loader) < args.accum_iter:
+        raise ValueError(f"--accum_iter: {args.accum_iter} is more than an epoch's {len(loader)} batches; lower it")
+
+    model = MaskedAutoencoderViT(
+        **PRESETS[args.model].kwargs(), img_size=args.input_size, norm_pix_loss=args.norm_pix_loss
+    ).to(device)
+    if args.init_from:
+        load_weights(model, read_state(args.init_from)[0], args.init_from)
+        model.missing_decoder_keys = ()  # a fresh decoder is there to be trained
+    effective_batch = args.batch_size * args.accum_iter * world.size
+    if args.lr is None:
+        args.lr = args.blr * effective_batch / 256
+    optimizer = make_optimizer(model, args.opt, args.lr, args.weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "fp16")
+
+    layout = [args.batch_size, world.size, args.accum_iter, len(loader)]
+    position = Position(epoch=args.start_epoch, layout=layout)
+    resume = newest_checkpoint(Path(args.output_dir)) if args.auto_resume and args.output_dir else None
+    resume = Path(args.resume) if args.resume else resume
+    if resume:
+        position = load_run(resume, model, optimizer, scaler, layout, device, world.rank)
+
+    loss = TrainingLoss(model)
+    if args.compile:
+        loss = torch.compile(loss)
+    if world.size > 1:
+        loss = DistributedDataParallel(loss, device_ids=[device.index] if device.type == "cuda" else None)
+    run = Run(args, world, device, DTYPES[args.dtype], model, loss, optimizer, scaler, loader, position, StopSignal())
+    run.last_checkpoint = resume
+    if world.is_main:
+        announce(run, effective_batch)
+        done = (position.epoch * len(loader) + position.batch) * args.batch_size * world.size
+        images_per_epoch = len(loader) * args.batch_size * world.size
+        run.report = Report(args.output_dir, args.log_dir, args.epochs, images_per_epoch, position.epoch, done)
+    return run
+
+
+def announce(run: Run, effective_batch: int) -> None:
+    args, params = run.args, sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    ops = ", ".join(f"{op} {kinds[run.device.type]}" for op, kinds in backends().items())
+    print(f"{args.model}, {params / 1e6:.1f} M parameters, {args.dtype} on {run.device} x {run.world.size}; ops: {ops}")
+    print(f"{len(run.loader) * effective_batch // args.accum_iter} images an epoch, loader {run.loader.backend}; "
+          f"effective batch {effective_batch}, lr {args.lr:.2e}")  # fmt: skip
+    if args.warmup_epochs >= args.epochs:
+        print(f"warmup_epochs {args.warmup_epochs} >= epochs {args.epochs}: the learning rate only rises")
+    if run.last_checkpoint:
+        print(f"Going on from {run.last_checkpoint}, epoch {run.position.epoch + 1}, batch {run.position.batch}")
