@@ -16,7 +16,9 @@ $(READY): setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 	touch $@
 
 demo: setup
-	./benchmarks/demo.sh $(BIN)
+	$(BIN)/mae-fast data photos demo/photos
+	$(BIN)/mae-fast pretrain --config benchmarks/demo.yaml
+	$(BIN)/mae-fast reconstruct --checkpoint demo/checkpoint-last.pth --images demo/photos/val --out demo/reconstructions.png
 
 test: setup
 	$(BIN)/python -m pytest

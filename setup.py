@@ -1,4 +1,4 @@
-"""Builds mae_fast, mae_fast_kernels (from kernels/) and, where torch and a compiler are there, mae_fast._C (from csrc/).
+"""Builds mae_fast, mae_fast_kernels (from kernels/) and, given torch and a compiler, mae_fast._C (from csrc/).
 
     pip install --no-build-isolation -e .
 

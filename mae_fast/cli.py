@@ -5,6 +5,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from tqdm import tqdm
+
 from mae_fast import pretrain_args
 
 
@@ -20,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
             pretrain_args.apply_config(commands.choices["pretrain"], args.config)
             args = parser.parse_args(argv)
         return args.run(args) or 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"mae-fast {args.command}: {error}", file=sys.stderr)
         return 1
 
@@ -88,7 +90,8 @@ def add_data(commands) -> None:
         from mae_fast.data import check, open_source
 
         source = open_source(args.path)
-        bad = check(source)
+        with tqdm(total=len(source), unit=" images", leave=False) as bar:
+            bad = check(source, progress=lambda done, total: bar.update(done - bar.n))
         for name, reason in bad:
             print(f"{name}: {reason}")
         kinds = ", ".join(f"{count} {reason}" for reason, count in Counter(r.split(":")[0] for _, r in bad).items())

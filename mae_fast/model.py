@@ -229,8 +229,10 @@ class MaskedAutoencoderViT(nn.Module):
 
     def _encoder(self, imgs: Tensor, ids_BK: Tensor) -> Tensor:
         """The patches `ids` of each image -> (B, 1+K, D)."""
-        weight = self.patch_embed.proj.weight
-        patches = ops.gather_patches(imgs, ids_BK, self.patch_embed.patch_size[0], self.mean, self.std, weight.dtype)
+        device, dtype = imgs.device.type, self.patch_embed.proj.weight.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)  # what the product would cast the patches to
+        patches = ops.gather_patches(imgs, ids_BK, self.patch_embed.patch_size[0], self.mean, self.std, dtype)
         x = self.patch_embed(patches) + F.embedding(ids_BK, self.pos_embed[0, 1:])
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(imgs), -1, -1)
         x = torch.cat([cls, x], dim=1)
@@ -254,8 +256,8 @@ class MaskedAutoencoderViT(nn.Module):
     def _check_decoder(self) -> None:
         if self.missing_decoder_keys:
             first, *_, last = self.missing_decoder_keys
-            raise RuntimeError(
-                "this model was loaded from an encoder-only checkpoint and cannot reconstruct: it lacks "
+            raise ValueError(
+                "model: this one was loaded from an encoder-only checkpoint and cannot reconstruct: it lacks "
                 f"{len(self.missing_decoder_keys)} decoder keys, {first} to {last} (model.missing_decoder_keys). "
                 "Load a full checkpoint, or train a new decoder: mae-fast pretrain --init_from"
             )

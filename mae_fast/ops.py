@@ -322,7 +322,8 @@ def masked_mse(
     patch is masked (K = L) rows are in the order of ids.
     imgs: float (B, C, H, W), normalised, or uint8 (B, H, W, C), normalised here with mean and std (per channel, of 1).
     ids: int64 (B, K), the masked patches, distinct. norm_pix: each target patch to zero mean and unit (unbiased)
-    variance. The gradient of pred is prepared in the same pass; imgs gets none. Source: He et al. 2022, section 3.
+    variance. The gradient of pred is prepared in the same pass. Images that require a gradient themselves, which pretraining
+    has no use for, take the reference. Source: He et al. 2022, section 3.
     """
     L, P = _check_patches(imgs, ids, patch_size, mean, std)
     B, K = ids.shape
@@ -340,7 +341,7 @@ def masked_mse(
         raise ValueError(f"norm_pix: the variance of a patch of one number is none; imgs {_is(imgs)}")
     _check_device("pred", pred, imgs, "imgs")
     if imgs.requires_grad:
-        raise ValueError("imgs: masked_mse gives no gradient to the images; pass imgs.detach()")
+        return reference.masked_mse(pred, imgs, ids, patch_size, mean, std, norm_pix)
     with_grad = pred.requires_grad and torch.is_grad_enabled()
     loss, _ = torch.ops.mae_fast.masked_mse(pred, imgs, ids, patch_size, mean, std, norm_pix, with_grad)
     return loss

@@ -14,25 +14,26 @@ from mae_fast.atomic import write_atomic
 class Report:
     """Writes into output_dir and log_dir; either may be empty for no writing.
 
-    start_epoch: lines of log.txt and events from this epoch on are of a run that was cut short and are dropped.
+    start: fractional epoch at which this process goes on. Lines of log.txt and events from there on were written by a
+    run that got further than its last checkpoint; they are dropped, and come again.
     """
 
-    def __init__(self, output_dir: str, log_dir: str, epochs: int, images_per_epoch: int, start_epoch: int, start: int):
+    def __init__(self, output_dir: str, log_dir: str, epochs: int, images_per_epoch: int, start: float):
         self.folder = Path(output_dir) if output_dir else None
         if self.folder:
             log = self.folder / "log.txt"
-            _write_log(log, [entry for entry in read_log(log) if entry["epoch"] < start_epoch])
+            _write_log(log, [entry for entry in read_log(log) if entry["epoch"] < int(start)])
         self.writer = None
         if log_dir:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(log_dir, purge_step=1000 * start_epoch if start_epoch else None)
+            self.writer = SummaryWriter(log_dir, purge_step=int(1000 * start) if start else None)
         self.drawn = -math.inf
         interactive = sys.stderr.isatty()
         self.epochs = epochs
         self.bar = tqdm(
             total=epochs * images_per_epoch,
-            initial=start,
+            initial=round(start * images_per_epoch),
             unit=" images",
             dynamic_ncols=interactive,
             mininterval=0.2 if interactive else 15,
@@ -107,7 +108,8 @@ def plot_loss(entries: list[dict], path: Path) -> None:
     epochs = [entry["epoch"] + 1 for entry in entries]
     dot = {"marker": "."} if len(epochs) < 30 else {}
     loss_axis.plot(epochs, [entry["train_loss"] for entry in entries], color="tab:blue", **dot)
-    loss_axis.set(xlabel="epoch", ylabel="training loss (mean squared error, masked patches)")
+    loss_axis.set(xlabel="epoch", ylabel="training loss")
+    loss_axis.xaxis.get_major_locator().set_params(integer=True)
     loss_axis.grid(alpha=0.3)
     lr_axis = loss_axis.twinx()
     lr_axis.plot(epochs, [entry["train_lr"] for entry in entries], color="tab:gray", linewidth=1, linestyle="--")

@@ -108,6 +108,7 @@ def pretrain(args: argparse.Namespace) -> None:
         run.stop.restore()
         if run.report:
             run.report.close()
+        distributed.shutdown()
     batches = (args.epochs - first_epoch) * len(run.loader) - first_batch
     if run.report and batches > 0:
         rate = batches * args.batch_size * run.world.size / (time.perf_counter() - started)
@@ -281,16 +282,16 @@ def set_up(args: argparse.Namespace) -> Run:
     run.last_checkpoint = resume
     if world.is_main:
         announce(run, effective_batch)
-        done = (position.epoch * len(loader) + position.batch) * args.batch_size * world.size
+        start = position.epoch + position.batch / len(loader)
         images_per_epoch = len(loader) * args.batch_size * world.size
-        run.report = Report(args.output_dir, args.log_dir, args.epochs, images_per_epoch, position.epoch, done)
+        run.report = Report(args.output_dir, args.log_dir, args.epochs, images_per_epoch, start)
     return run
 
 
 def announce(run: Run, effective_batch: int) -> None:
     args, params = run.args, sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    ops = ", ".join(f"{op} {kinds[run.device.type]}" for op, kinds in backends().items())
-    print(f"{args.model}, {params / 1e6:.1f} M parameters, {args.dtype} on {run.device} x {run.world.size}; ops: {ops}")
+    print(f"{args.model}, {params / 1e6:.1f} M parameters, {args.dtype} on {run.device} x {run.world.size}")
+    print("ops: " + ", ".join(f"{op} {kinds[run.device.type]}" for op, kinds in backends().items()))
     print(f"{len(run.loader) * effective_batch // args.accum_iter} images an epoch, loader {run.loader.backend}; "
           f"effective batch {effective_batch}, lr {args.lr:.2e}")  # fmt: skip
     if args.warmup_epochs >= args.epochs:

@@ -71,7 +71,7 @@ def test_official_encoder_only(tmp_path):
     imgs = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded.encode(imgs), small.encode(imgs))
     for reconstruct in (loaded, loaded.training_loss):
-        with pytest.raises(RuntimeError, match="encoder-only checkpoint and cannot reconstruct.*mask_token"):
+        with pytest.raises(ValueError, match=r"encoder-only checkpoint and cannot reconstruct.*mask_token"):
             reconstruct(imgs)
 
 

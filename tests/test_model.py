@@ -90,6 +90,16 @@ def test_pieces_match_the_reference():
     assert torch.equal(fast.unpatchify(fast.patchify(imgs)), imgs)
 
 
+def test_images_may_require_a_gradient():
+    fast, naive = both(norm_pix_loss=True)
+    imgs, noise = images(fast), torch.rand(3, 16)
+    grads = []
+    for model in (fast, naive):
+        leaf = imgs.clone().requires_grad_()
+        grads.append(torch.autograd.grad(model(leaf, 0.75, noise)[0], leaf)[0])
+    assert error(*grads) < 1e-5
+
+
 def test_float64_agrees_to_its_own_precision():
     fast, naive = both(norm_pix_loss=True)
     fast, naive = fast.double(), naive.double()
@@ -136,17 +146,60 @@ def test_same_seed_same_initial_weights():
         assert name == other and torch.equal(a, b), name
 
 
-def test_compiles_whole_and_does_not_compile_again():
-    fast, _ = both(norm_pix_loss=True)
+@pytest.mark.parametrize("method", ["forward", "training_loss"])
+def test_trains_compiled_with_one_graph_and_no_recompile(method):
+    """Zero graph breaks (fullgraph) and, after two steps, no new graph when only the content of the batch changes."""
+    fast, naive = both(norm_pix_loss=True)
     torch._dynamo.reset()
-    step = torch.compile(fast.training_loss, fullgraph=True)
-    counter = torch._dynamo.utils.counters
-    for seed in range(4):
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    step = torch.compile(getattr(fast, method), fullgraph=True)
+    optimizer = torch.optim.AdamW(fast.parameters(), lr=1e-3)
+    for i in range(5):
         imgs, noise = images(fast, uint8=True), torch.rand(3, 16)
-        assert error(step(imgs, 0.75, noise), fast.training_loss(imgs, 0.75, noise)) < 1e-5, seed
-        if seed == 1:
-            compiled = counter["stats"]["unique_graphs"]
-    assert counter["stats"]["unique_graphs"] == compiled
+        naive.load_state_dict(fast.state_dict())
+        wanted = naive(imgs, 0.75, noise)[0]
+        out = step(imgs, 0.75, noise)
+        loss = out[0] if method == "forward" else out
+        assert error(loss, wanted) < 1e-5, i
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if i == 1:
+            graphs = counters["stats"]["unique_graphs"]
+    assert counters["stats"]["unique_graphs"] == graphs == 1
+    assert not counters["graph_break"]
+
+
+def test_compiles_as_a_module():
+    fast, naive = both()
+    imgs, noise = images(fast), torch.rand(3, 16)
+    loss, pred, mask = torch.compile(fast, fullgraph=True)(imgs, 0.75, noise)
+    wanted = naive(imgs, 0.75, noise)
+    assert error(loss, wanted[0]) < 1e-5 and error(pred, wanted[1]) < 1e-5 and torch.equal(mask, wanted[2])
+
+
+def test_fully_sharded(tmp_path):
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        fast, naive = both()
+        mesh = init_device_mesh("cpu", (1,))
+        for block in (*fast.blocks, *fast.decoder_blocks):
+            fully_shard(block, mesh=mesh)
+        fully_shard(fast, mesh=mesh)
+        register_fsdp_forward_method(fast, "training_loss")
+        imgs, noise = images(fast), torch.rand(3, 16)
+        wanted = gradients(naive, naive(imgs, 0.75, noise)[0])
+        for method in (lambda *a: fast(*a)[0], fast.training_loss):
+            got = gradients(fast, method(imgs, 0.75, noise))
+            assert error(got["blocks.1.mlp.fc1.weight"].full_tensor(), wanted["blocks.1.mlp.fc1.weight"]) < 1e-5
+            assert got.keys() == wanted.keys()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_inference_mode_and_checkpointed_blocks():

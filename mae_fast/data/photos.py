@@ -24,11 +24,11 @@ PHOTOS = {
     "motorcycle": "motorcycle_left.png",
     "rocket": "rocket.jpg",
 }
-TILE, STRIDE, QUALITY = 256, 96, 90  # pixels, pixels, JPEG quality
+TILE, STRIDE, QUALITY = 300, 64, 90  # pixels, pixels, JPEG quality
 
 
 def write_sample_photos(folder: str | os.PathLike) -> list[Path]:
-    """Write folder/train/<name>/*.jpg, overlapping 256-pixel squares, and folder/val/<name>.jpg, whole photographs.
+    """Write folder/train/<name>/*.jpg, overlapping 300-pixel squares, and folder/val/<name>.jpg, whole photographs.
 
     Returns all paths. Files that are already there are left alone. Raises ImportError where scikit-image is missing.
     """

@@ -1,0 +1,207 @@
+"""The ops' contract: parity of every implementation with the reference, torch.library's own checks, bad input."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from op_cases import CASES, implementation, make, run
+
+from mae_fast import ops, reference
+
+HALVES = torch.bfloat16, torch.float16
+# Where plain PyTorch happens to be exact: a rounding of the result's type (float32: a few, for sums in another order),
+# relative to the largest number of the tensor.
+FLOOR = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+IMPLEMENTATIONS = ["cpu", "reference", "cuda" if torch.cuda.is_available() else "triton"]  # "triton": interpreted
+
+
+def assert_parity(fast, plain, exact, what):
+    """err(fast, exact) <= 2 err(plain, exact) + floor, as the largest error of the tensor."""
+    assert fast.dtype == plain.dtype and fast.shape == exact.shape, what
+    if not exact.numel():
+        return
+    error, allowed = ((x.double() - exact.double()).abs().max() for x in (fast, plain))
+    allowed = 2 * allowed + FLOOR[fast.dtype] * exact.double().abs().max()
+    assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"
+
+
+@pytest.fixture
+def poisoned():
+    """New memory is full of NaN (integers: the largest), so that an output which is not written is seen."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(4).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def upstream_of(case, exact):
+    """A random gradient of the op's result, as large as a GradScaler makes it where the case says so."""
+    return torch.randn_like(exact, dtype=torch.float32) * case.shape.get("loss_scale", 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*deterministic", "ignore:Warning only once for all operators")
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_parity(case, dtype, name, poisoned):
+    device = "cuda" if name == "cuda" else "cpu"
+    args, grads, exact_args = make(case, dtype, device)
+    naive = getattr(reference, case.op)
+    upstream = upstream_of(case, naive(*exact_args)) if grads else None
+    exact = run(naive, exact_args, grads, upstream)
+    plain = run(naive, args, grads, upstream)
+    with implementation("cpu" if name == "cuda" else name):
+        fast = run(getattr(ops, case.op), args, grads, upstream)
+    for i, (a, b, c) in enumerate(zip(fast, plain, exact, strict=True)):
+        if case.op == "random_masking":
+            assert torch.equal(a, b), f"output {i}"
+        else:
+            assert_parity(a, b, c, f"gradient {i - 1}" if i else "output")
+
+
+def small(op):
+    """Arguments of an op as its schema takes them, small, with gradients where there are any."""
+    if op.endswith("backward"):
+        forward = small(op.removesuffix("_backward"))
+        if op == "gather_patches_backward":
+            imgs, ids, p, *_ = forward
+            return torch.randn(*ids.shape, 12), ids, p, list(imgs.shape), torch.float32
+        if op == "unshuffle_backward":
+            return torch.randn(3, 7, 8), forward[3], 4, torch.bfloat16, True, True
+        return torch.randn_like(forward[0]).detach(), forward[2], torch.tensor(3.0), 6
+    shapes = {
+        "random_masking": dict(B=3, L=6, ratio=0.5),
+        "gather_patches": dict(B=3, C=3, p=2, grid=(2, 3), ratio=0.5, layout="float"),
+        "unshuffle": dict(B=3, L=6, D=8, ratio=0.5),
+        "masked_mse": dict(B=3, C=3, p=2, grid=(2, 3), ratio=0.5, layout="float", norm_pix=True),
+    }
+    args, grads, _ = make(type(CASES[0])(op, shapes[op]), torch.float32)
+    args = [x.detach().requires_grad_() if i in grads else x for i, x in enumerate(args)]
+    return (*args, True) if op == "masked_mse" else tuple(args)
+
+
+@pytest.mark.parametrize("op", ops.REFERENCE)
+def test_opcheck(op):
+    torch.library.opcheck(getattr(torch.ops.mae_fast, op).default, small(op))
+
+
+def pipeline(noise, imgs, pixels, weight, mask_token, pos_embed):
+    """All four ops as a model calls them."""
+    shuffle, restore, mask = ops.random_masking(noise, 2)
+    mean, std = reference.IMAGENET_MEAN, reference.IMAGENET_STD
+    patches = ops.gather_patches(imgs, shuffle[:, :2], 2, mean, std, weight.dtype)
+    patches = patches + ops.gather_patches(pixels, shuffle[:, :2], 2, mean, std, weight.dtype)
+    tokens = torch.cat([patches.mean(1, keepdim=True), patches], dim=1) @ weight
+    x = ops.unshuffle(tokens, mask_token, pos_embed, restore)
+    loss = ops.masked_mse(x[:, 1:], pixels, shuffle[:, 2:], 2, mean, std, True)
+    return loss + ops.masked_mse(x[:, :4], pixels, shuffle[:, 2:], 2, mean, std, False), mask
+
+
+def test_compile_with_any_batch():
+    compiled = torch.compile(pipeline, fullgraph=True, backend="aot_eager")
+    parameters = [torch.randn(shape, requires_grad=True) for shape in ((12, 12), (1, 1, 12), (1, 7, 12))]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for B in (3, 5, 8):
+            imgs = torch.randn(B, 3, 4, 6, requires_grad=True)
+            pixels = torch.randint(0, 256, (B, 4, 6, 3), dtype=torch.uint8)
+            batch = torch.rand(B, 6), imgs, pixels
+            for x in batch:
+                torch._dynamo.mark_dynamic(x, 0)
+            results = []
+            for f in (compiled, pipeline):
+                loss, mask = f(*batch, *parameters)
+                results.append((loss, mask, *torch.autograd.grad(loss, [imgs, *parameters])))
+            for a, b in zip(*results, strict=True):
+                torch.testing.assert_close(a, b)
+
+
+def test_no_graph_without_gradients():
+    pred, *rest = small("masked_mse")[:-1]
+    with torch.no_grad():
+        assert not ops.masked_mse(pred, *rest).requires_grad
+    with torch.inference_mode():
+        assert ops.masked_mse(pred, *rest) > 0
+    assert ops.masked_mse(pred, *rest).requires_grad
+
+
+def test_gradients_only_where_asked():
+    tokens, mask_token, pos_embed, ids = small("unshuffle")
+    out = ops.unshuffle(tokens, mask_token.detach(), pos_embed.detach(), ids)
+    out.sum().backward()
+    assert tokens.grad is not None and mask_token.grad is None and pos_embed.grad is None
+
+
+def test_nothing_kept_nothing_masked():
+    shuffle, _, mask = ops.random_masking(torch.rand(2, 6), 0)
+    assert mask.eq(1).all()
+    imgs = torch.randn(2, 3, 4, 6, requires_grad=True)
+    patches = ops.gather_patches(imgs, shuffle[:, :0], 2, (0,) * 3, (1,) * 3, torch.float32)
+    patches.sum().backward()
+    assert patches.shape == (2, 0, 12) and imgs.grad.eq(0).all()
+    assert ops.random_masking(torch.rand(2, 6), 6)[2].eq(0).all()
+
+
+def bad_inputs():
+    imgs, pixels, ids = torch.randn(2, 3, 4, 6), torch.zeros(2, 4, 6, 3, dtype=torch.uint8), torch.zeros(2, 1).long()
+    three, tokens = (0.5,) * 3, torch.randn(2, 2, 8)
+    f32 = torch.float32
+    yield "noise", ops.random_masking, (torch.rand(6), 2)
+    yield "noise", ops.random_masking, (torch.ones(2, 6).long(), 2)
+    yield "len_keep", ops.random_masking, (torch.rand(2, 6), 7)
+    yield "imgs", ops.gather_patches, (imgs[0], ids, 2, three, three, f32)
+    yield "imgs", ops.gather_patches, (imgs.int(), ids, 2, three, three, f32)
+    yield "patch_size", ops.gather_patches, (imgs, ids, 4, three, three, f32)
+    yield "mean, std", ops.gather_patches, (pixels, ids, 2, (0.5,), three, f32)
+    yield "ids", ops.gather_patches, (imgs, ids.int(), 2, three, three, f32)
+    yield "ids", ops.gather_patches, (imgs, ids[:1], 2, three, three, f32)
+    yield "ids", ops.gather_patches, (imgs, ids.expand(2, 7), 2, three, three, f32)
+    yield "ids", ops.gather_patches, (imgs.to("meta"), ids, 2, three, three, f32)
+    yield "dtype", ops.gather_patches, (imgs, ids, 2, three, three, torch.int64)
+    yield "ids_restore", ops.unshuffle, (tokens, torch.randn(8), torch.randn(1, 7, 8), torch.zeros(2, 6))
+    restore = torch.arange(6).expand(2, 6)
+    yield "tokens", ops.unshuffle, (tokens[:1], torch.randn(8), torch.randn(1, 7, 8), restore)
+    yield "tokens", ops.unshuffle, (torch.randn(2, 8, 8), torch.randn(8), torch.randn(1, 7, 8), restore)
+    yield "mask_token", ops.unshuffle, (tokens, torch.randn(4), torch.randn(1, 7, 8), restore)
+    yield "pos_embed", ops.unshuffle, (tokens, torch.randn(8), torch.randn(1, 6, 8), restore)
+    yield "pos_embed", ops.unshuffle, (tokens, torch.randn(8), torch.randn(1, 7, 8, device="meta"), restore)
+    yield "pred", ops.masked_mse, (torch.randn(2, 2, 12), imgs, ids, 2, three, three, True)
+    yield "pred", ops.masked_mse, (torch.randn(2, 1, 13), imgs, ids, 2, three, three, True)
+    yield "ids", ops.masked_mse, (torch.randn(2, 0, 12), imgs, ids[:, :0], 2, three, three, True)
+
+
+@pytest.mark.parametrize("name, op, args", list(bad_inputs()), ids=lambda x: getattr(x, "__name__", None))
+def test_bad_input_is_named(name, op, args):
+    with pytest.raises(ValueError, match=f"^{name}: .*expected|^{name}: "):
+        op(*args)
+
+
+def test_debug_checks_the_ids(monkeypatch):
+    imgs, *rest = torch.randn(2, 3, 4, 6), 2, (0,) * 3, (1,) * 3, torch.float32
+    monkeypatch.setattr(ops, "debug", True)
+    ops.gather_patches(imgs, torch.tensor([[0, 5], [3, 1]]), *rest)
+    for ids in ([[0, 6], [3, 1]], [[0, -1], [3, 1]], [[0, 5], [1, 1]]):
+        with pytest.raises(ValueError, match=r"ids: expected distinct numbers in 0\.\.5"):
+            ops.gather_patches(imgs, torch.tensor(ids), *rest)
+
+
+def test_backends_ask_the_dispatcher():
+    table = ops.backends()
+    assert set(table) == set(ops.REFERENCE)
+    assert {row["cuda"] for row in table.values()} == {"triton" if ops.TRITON else "reference"}
+    with implementation("triton"):
+        assert ops.backends()["unshuffle"]["cpu"] != "reference"
+    assert ops.backends() == table
+
+
+def test_backends_of_a_build_with_neither_cpp_nor_triton():
+    code = """
+import sys, warnings
+sys.modules.update({"mae_fast._C": None, "triton": None})
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from mae_fast import ops
+assert len([w for w in caught if "pip install --no-build-isolation" in str(w.message)]) == 1, caught
+assert {kind for row in ops.backends().values() for kind in row.values()} == {"reference"}, ops.backends()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
