@@ -30,7 +30,7 @@ HUGE = Preset(patch_size=14, embed_dim=1280, depth=32, num_heads=16)
 
 # Ours, not the paper's: learns something in minutes on two CPU cores, for demonstrations and tests of the whole path.
 TINY = Preset(
-    patch_size=8, embed_dim=128, depth=4, num_heads=4, decoder_embed_dim=96, decoder_depth=2, decoder_num_heads=4
+    patch_size=8, embed_dim=96, depth=3, num_heads=3, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=2
 )
 
 # The names of the official release's constructors; `--model` takes these.

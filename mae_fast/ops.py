@@ -322,8 +322,8 @@ def masked_mse(
     patch is masked (K = L) rows are in the order of ids.
     imgs: float (B, C, H, W), normalised, or uint8 (B, H, W, C), normalised here with mean and std (per channel, of 1).
     ids: int64 (B, K), the masked patches, distinct. norm_pix: each target patch to zero mean and unit (unbiased)
-    variance. The gradient of pred is prepared in the same pass. Images that require a gradient themselves, which pretraining
-    has no use for, take the reference. Source: He et al. 2022, section 3.
+    variance. The gradient of pred is prepared in the same pass. Images that require a gradient themselves, for which
+    pretraining has no use, take the reference. Source: He et al. 2022, section 3.
     """
     L, P = _check_patches(imgs, ids, patch_size, mean, std)
     B, K = ids.shape

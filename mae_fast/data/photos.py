@@ -24,7 +24,7 @@ PHOTOS = {
     "motorcycle": "motorcycle_left.png",
     "rocket": "rocket.jpg",
 }
-TILE, STRIDE, QUALITY = 300, 64, 90  # pixels, pixels, JPEG quality
+TILE, STRIDE, QUALITY = 300, 80, 90  # pixels, pixels, JPEG quality
 
 
 def write_sample_photos(folder: str | os.PathLike) -> list[Path]:
