@@ -18,7 +18,7 @@ $(READY): setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 demo: setup
 	$(BIN)/mae-fast data photos demo/photos
 	$(BIN)/mae-fast pretrain --config benchmarks/demo.yaml
-	$(BIN)/mae-fast reconstruct --checkpoint demo/run/checkpoint-109.pth --images demo/photos/val --out demo/reconstructions.png
+	$(BIN)/mae-fast reconstruct --checkpoint demo/run/checkpoint-149.pth --images demo/photos/val --limit 6 --out demo/reconstructions.png
 
 test: setup
 	$(BIN)/python -m pytest
