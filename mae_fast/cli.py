@@ -32,7 +32,8 @@ def add_pretrain(commands) -> None:
     pretrain_args.add_arguments(parser)
 
     def run(args) -> int:
-        from mae_fast.train import Diverged, Interrupted, pretrain
+        from mae_fast.interrupt import Interrupted
+        from mae_fast.train import Diverged, pretrain
 
         pretrain_args.check(args)
         flags = argparse.Namespace(**{k: v for k, v in vars(args).items() if k not in ("run", "command", "config")})

@@ -7,7 +7,6 @@ loss or gradient is not finite is made to do nothing on the device (`optimizer.f
 import argparse
 import contextlib
 import math
-import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -24,11 +23,12 @@ from mae_fast.checkpoint import load_weights, read_state
 from mae_fast.config import PRESETS
 from mae_fast.data import make_loader, open_source
 from mae_fast.data.cpus import available_cpus
+from mae_fast.interrupt import Interrupted, StopSignal
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.ops import backends
 from mae_fast.optim import lr_at, make_optimizer, set_lr
 from mae_fast.report import Report
-from mae_fast.resume import Position, load_run, newest_checkpoint, resume_command, save_run
+from mae_fast.resume import Position, load_run, newest_checkpoint, save_run
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WINDOW = {"cuda": 20, "cpu": 1}  # steps between two looks at the losses; on the CPU there is nothing to wait for
@@ -37,32 +37,6 @@ PATIENCE = 5  # non-finite losses in a row before the run gives up
 
 class Diverged(RuntimeError):
     """Several steps in a row had no finite loss."""
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; the checkpoint that goes on from there is written."""
-
-    def __init__(self, signum: int, checkpoint: Path | None):
-        self.exit_code = 128 + signum
-        go_on = f"To go on: {resume_command(checkpoint)}" if checkpoint else "Nothing was saved: --output_dir is empty."
-        super().__init__(f"stopped by {signal.Signals(signum).name}. {go_on}")
-
-
-class StopSignal:
-    """Notes the first SIGINT or SIGTERM for the loop to see; a second Ctrl-C interrupts at once."""
-
-    def __init__(self):
-        self.signum = 0
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def _note(self, signum, frame):
-        if self.signum and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signum = signum
-
-    def restore(self) -> None:
-        for signum, handler in self.previous.items():
-            signal.signal(signum, handler)
 
 
 class TrainingLoss(nn.Module):
@@ -113,7 +87,8 @@ def pretrain(args: argparse.Namespace) -> None:
     if run.report and batches > 0:
         rate = batches * args.batch_size * run.world.size / (time.perf_counter() - started)
         losses = run.position.losses
-        skipped = f", {run.position.skipped} steps skipped" if run.position.skipped else ""
+        counts = {"steps": run.position.skipped, "bad images": len(run.loader.bad_images)}
+        skipped = "".join(f", {count} {what} skipped" for what, count in counts.items() if count)
         print(f"Trained {args.epochs} epochs: loss {losses[0]:.4f} -> {losses[-1]:.4f}, {rate:.1f} images/s{skipped}")
         if run.report.folder:
             print(f"Wrote {run.last_checkpoint}, {run.report.folder / 'log.txt'}, {run.report.folder / 'loss.png'}")
