@@ -4,8 +4,8 @@
 
 Shapes are those of Base at 224 pixels, 75 % masked. Forward and backward are timed apart, the two sides in turn, the
 median of --rounds. `of copy` is the op's least traffic (benchmarks.cost) at the speed of a plain copy, measured in
-the same run, over its time. `error` is the largest difference to float64 as a share of the largest number; an op that
-fails the parity rule of the tests is not timed.
+the same run, over its time; `H200 limit` the time of that traffic at 4.3 TB/s. `error` is the largest difference to
+float64 as a share of the largest number; an op that fails the parity rule of the tests is not timed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cost import bytes_moved
+from benchmarks.cost import BANDWIDTH, bytes_moved
 from mae_fast import ops, reference
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -123,6 +123,7 @@ def rows_of(op: str, batch: int, dtype, device: str, clock: Clock, copy: float, 
             "compiled ms": seconds["compiled"] * 1e3,
             "speed-up": seconds["compiled"] / seconds["ours"],
             "least MB": moved / 1e6,
+            "H200 limit ms": moved / BANDWIDTH * 1e3,
             "of copy": moved / copy / seconds["ours"],
             "error": error,
         }

@@ -15,7 +15,7 @@ def test_photos(tmp_path):
     assert "astronaut" in train.classes and len(train.classes) == 13
     for index in range(0, len(train), 20):
         with Image.open(train.path(index)) as image:
-            assert image.size == (300, 300) and image.format == "JPEG"
+            assert image.size == (256, 256) and image.format == "JPEG"
     assert check(train) == [] and check(val) == []
 
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}

@@ -46,6 +46,12 @@ def test_any_noise_gives_a_permutation(bad):
         assert torch.equal(a, b)
 
 
+def test_the_longest_sequence():
+    noise = torch.rand(1, 4096, device=DEVICE).mul(500).floor()  # with ties
+    for a, b in zip(random_masking.random_masking(noise, 1024), reference.random_masking(noise, 1024), strict=True):
+        assert torch.equal(a, b)
+
+
 def far_apart(size, strides, dtype):
     """A tensor with strides beyond 2**31 numbers: memory that is reserved and, but for a few pages, never touched."""
     reach = 1 + sum((n - 1) * s for n, s in zip(size, strides, strict=True))

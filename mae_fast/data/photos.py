@@ -1,6 +1,7 @@
 """A small folder of real photographs to try things on, from inside the scikit-image wheel; nothing is downloaded."""
 
 import importlib.util
+import math
 import os
 from pathlib import Path
 
@@ -24,11 +25,12 @@ PHOTOS = {
     "motorcycle": "motorcycle_left.png",
     "rocket": "rocket.jpg",
 }
-TILE, STRIDE, QUALITY = 300, 80, 90  # pixels, pixels, JPEG quality
+TILE, STRIDE = 7 / 8, 1 / 16  # of a photograph's short side
+SIZE, QUALITY = 256, 90  # pixels of a tile as written, JPEG quality
 
 
 def write_sample_photos(folder: str | os.PathLike) -> list[Path]:
-    """Write folder/train/<name>/*.jpg, overlapping 300-pixel squares, and folder/val/<name>.jpg, whole photographs.
+    """Write folder/train/<name>/*.jpg, overlapping squares of 256 pixels, and folder/val/<name>.jpg, whole photographs.
 
     Returns all paths. Files that are already there are left alone. Raises ImportError where scikit-image is missing.
     """
@@ -40,17 +42,19 @@ def write_sample_photos(folder: str | os.PathLike) -> list[Path]:
         with Image.open(Path(found.origin).parent / "data" / file) as opened:
             photo = opened.convert("L" if opened.mode == "L" else "RGB")
         paths.append(_write(photo, Path(folder, "val", f"{name}.jpg")))
-        for top in _starts(photo.height):
-            for left in _starts(photo.width):
-                tile = photo.crop((left, top, left + TILE, top + TILE))
-                paths.append(_write(tile, Path(folder, "train", name, f"{top:04d}_{left:04d}.jpg")))
+        short = min(photo.size)
+        tile = round(TILE * short)
+        for top in _starts(photo.height, tile, short):
+            for left in _starts(photo.width, tile, short):
+                square = photo.resize((SIZE, SIZE), Image.Resampling.LANCZOS, (left, top, left + tile, top + tile))
+                paths.append(_write(square, Path(folder, "train", name, f"{top:04d}_{left:04d}.jpg")))
     return sorted(paths)
 
 
-def _starts(length: int) -> list[int]:
-    """Where tiles begin along a side: every STRIDE pixels or a little less, the last one ends at the edge."""
-    steps = -(-(length - TILE) // STRIDE)
-    return [round(step * (length - TILE) / steps) for step in range(steps + 1)] if steps else [0]
+def _starts(length: int, tile: int, short: int) -> list[int]:
+    """Where tiles begin along a side: every STRIDE or a little less, the last one ends at the edge."""
+    steps = math.ceil((length - tile) / (STRIDE * short))
+    return [round(step * (length - tile) / steps) for step in range(steps + 1)]
 
 
 def _write(image: Image.Image, path: Path) -> Path:
