@@ -134,11 +134,11 @@ class MaskedAutoencoderViT(nn.Module):
     # ---- the pieces of the official interface ----
 
     def patchify(self, imgs: Tensor) -> Tensor:
-        """float (B, C, H, W) -> (B, L, P), patches row by row, each laid out (p, q, c)."""
-        B, C, _, _ = imgs.shape
-        (p, _), (h, w) = self.patch_embed.patch_size, self.patch_embed.grid_size
+        """Images -> (B, L, P), normalised, patches row by row, each laid out (p, q, c)."""
         self._check_images(imgs)
-        return imgs.reshape(B, C, h, p, w, p).permute(0, 2, 4, 3, 5, 1).reshape(B, h * w, p * p * C)
+        dtype = imgs.dtype if imgs.is_floating_point() else torch.float32
+        p, _ = self.patch_embed.patch_size
+        return ops.gather_patches(imgs, self._all_patches(imgs), p, self.mean, self.std, dtype)
 
     def unpatchify(self, x: Tensor) -> Tensor:
         """(B, L, P) -> (B, C, H, W), the inverse of patchify."""
@@ -164,9 +164,7 @@ class MaskedAutoencoderViT(nn.Module):
         """Mean squared error of pred (B, L, P) over the patches where mask (B, L) is 1; any mask, any weights."""
         if not torch.compiler.is_compiling() and not mask.any():
             raise ValueError("mask: no patch is masked, so the loss would be 0 / 0")
-        everything = torch.arange(mask.shape[1], device=imgs.device).expand(len(imgs), -1)
-        dtype = torch.promote_types(pred.dtype, torch.float32)
-        target = ops.gather_patches(imgs, everything, self.patch_embed.patch_size[0], self.mean, self.std, dtype)
+        target = self.patchify(imgs).to(torch.promote_types(imgs.dtype, torch.float32))
         if self.norm_pix_loss:
             target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6) ** 0.5
         return (((pred - target) ** 2).mean(-1) * mask).sum() / mask.sum()
@@ -204,9 +202,8 @@ class MaskedAutoencoderViT(nn.Module):
 
     def encode(self, imgs: Tensor) -> Tensor:
         """Features of the whole image, nothing masked: (B, 1+L, D), cls first, then patches in image order."""
-        everything = torch.arange(self.patch_embed.num_patches, device=imgs.device).expand(len(imgs), -1)
         self._check_images(imgs)
-        return self._encoder(imgs, everything)
+        return self._encoder(imgs, self._all_patches(imgs))
 
     # ---- inside ----
 
@@ -239,6 +236,9 @@ class MaskedAutoencoderViT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def _all_patches(self, imgs: Tensor) -> Tensor:
+        return torch.arange(self.patch_embed.num_patches, device=imgs.device).expand(len(imgs), -1)
 
     def _masked_mse(self, pred: Tensor, imgs: Tensor, ids: Tensor) -> Tensor:
         p, _ = self.patch_embed.patch_size

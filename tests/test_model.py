@@ -88,6 +88,9 @@ def test_pieces_match_the_reference():
     assert error(fast.encode(imgs), naive.encode(imgs)) < 1e-5
     assert torch.equal(fast.patchify(imgs), naive.patchify(imgs))
     assert torch.equal(fast.unpatchify(fast.patchify(imgs)), imgs)
+    pixels = images(fast, uint8=True)
+    normalised = mae_fast.reference.normalize(pixels, fast.mean, fast.std)
+    assert error(fast.patchify(pixels), naive.patchify(normalised)) < 1e-6
 
 
 def test_images_may_require_a_gradient():
@@ -232,6 +235,7 @@ BAD_CALLS = {
     "imgs": lambda m: m(torch.randn(2, 3, 32, 40)),
     "imgs ": lambda m: m(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)),
     "imgs  ": lambda m: m(torch.zeros(2, 3, 32, 32, dtype=torch.int64)),
+    "imgs   ": lambda m: m.patchify(torch.randn(3, 32, 32)),
     "noise": lambda m: m(torch.randn(2, 3, 32, 32), 0.75, torch.rand(2, 9)),
     "mask_ratio": lambda m: m(torch.randn(2, 3, 32, 32), 1.5),
     "mask_ratio ": lambda m: m(torch.randn(2, 3, 32, 32), 0.0),
