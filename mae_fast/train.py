@@ -69,6 +69,11 @@ class Run:
     window: list[tuple[float, float, Tensor]] = field(default_factory=list)  # (fractional epoch, lr, loss) not yet read
     warned_images: int = 0
 
+    @property
+    def batches(self) -> int:
+        """Used of an epoch; the rest would never reach an optimizer step."""
+        return len(self.loader) // self.args.accum_iter * self.args.accum_iter
+
 
 def pretrain(args: argparse.Namespace) -> None:
     """Run `mae-fast pretrain`. args: see mae_fast.pretrain_args. Raises Interrupted after a signal, Diverged."""
@@ -83,7 +88,7 @@ def pretrain(args: argparse.Namespace) -> None:
         if run.report:
             run.report.close()
         distributed.shutdown()
-    batches = (args.epochs - first_epoch) * len(run.loader) - first_batch
+    batches = (args.epochs - first_epoch) * run.batches - first_batch
     if run.report and batches > 0:
         rate = batches * args.batch_size * run.world.size / (time.perf_counter() - started)
         losses = run.position.losses
@@ -96,8 +101,7 @@ def pretrain(args: argparse.Namespace) -> None:
 
 def train_one_epoch(run: Run) -> None:
     args, position, accum = run.args, run.position, run.args.accum_iter
-    used_batches = len(run.loader) // accum * accum  # the rest would never reach an optimizer step
-    images = islice(run.loader.epoch(position.epoch, position.batch), used_batches - position.batch)
+    images = islice(run.loader.epoch(position.epoch, position.batch), run.batches - position.batch)
     for imgs in images:
         starts_step, ends_step = position.batch % accum == 0, (position.batch + 1) % accum == 0
         at = position.epoch + position.batch / len(run.loader)
@@ -115,7 +119,7 @@ def train_one_epoch(run: Run) -> None:
 
         if ends_step:
             run.window.append((at, lr, optimizer_step(run, step_loss)))
-            if len(run.window) == WINDOW[run.device.type] or position.batch == used_batches:
+            if len(run.window) == WINDOW[run.device.type] or position.batch == run.batches:
                 read_window(run)
                 stop_if_asked(run)
 
@@ -166,7 +170,7 @@ def read_window(run: Run) -> None:
 
 def finish_epoch(run: Run) -> None:
     args, position = run.args, run.position
-    epoch, steps = position.epoch, max(1, position.steps)
+    epoch, steps = position.epoch, position.steps or math.nan  # no mean where every step was skipped
     train_loss, train_lr = position.loss_sum / steps, position.lr_sum / steps
     run.position = Position(
         epoch + 1, skipped=position.skipped, losses=[*position.losses, train_loss], layout=position.layout
@@ -258,7 +262,7 @@ def set_up(args: argparse.Namespace) -> Run:
     if world.is_main:
         announce(run, effective_batch)
         start = position.epoch + position.batch / len(loader)
-        images_per_epoch = len(loader) * args.batch_size * world.size
+        images_per_epoch = run.batches * args.batch_size * world.size
         run.report = Report(args.output_dir, args.log_dir, args.epochs, images_per_epoch, start)
     return run
 
@@ -267,7 +271,7 @@ def announce(run: Run, effective_batch: int) -> None:
     args, params = run.args, sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     print(f"{args.model}, {params / 1e6:.1f} M parameters, {args.dtype} on {run.device} x {run.world.size}")
     print("ops: " + ", ".join(f"{op} {kinds[run.device.type]}" for op, kinds in backends().items()))
-    print(f"{len(run.loader) * effective_batch // args.accum_iter} images an epoch, loader {run.loader.backend}; "
+    print(f"{run.batches * effective_batch // args.accum_iter} images an epoch, loader {run.loader.backend}; "
           f"effective batch {effective_batch}, lr {args.lr:.2e}")  # fmt: skip
     if args.warmup_epochs >= args.epochs:
         print(f"warmup_epochs {args.warmup_epochs} >= epochs {args.epochs}: the learning rate only rises")

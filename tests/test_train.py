@@ -202,6 +202,18 @@ def test_divergence_stops_and_names_the_last_good_checkpoint(photos, tmp_path, m
     assert all(p.isfinite().all() for p in load_file(tmp_path / "o" / "checkpoint-0.pth")["model"].values())
 
 
+def test_an_epoch_without_a_finite_loss_has_no_mean(photos, tmp_path, monkeypatch):
+    import mae_fast.train as train
+
+    step = train.optimizer_step
+    poison = lambda run, loss: step(run, loss * math.nan if run.position.epoch == 1 else loss)  # noqa: E731
+    monkeypatch.setattr(train, "optimizer_step", poison)
+    monkeypatch.setattr(train, "PATIENCE", 100)
+    run(photos, tmp_path / "o", "--sched=plateau")
+    losses = [e["train_loss"] for e in log(tmp_path / "o")]
+    assert math.isnan(losses[1]) and math.isfinite(losses[0]) and math.isfinite(losses[2])
+
+
 def test_fp16_trains(photos, tmp_path):
     content = run(photos, tmp_path / "o", "--dtype=fp16")
     assert (
@@ -210,10 +222,10 @@ def test_fp16_trains(photos, tmp_path):
 
 
 def test_compile_trains_to_the_same_losses(photos, whole_run, tmp_path):
-    run(photos, tmp_path / "o", "--compile")
+    with torch._inductor.config.patch(fallback_random=True):  # the masks that eager mode draws
+        run(photos, tmp_path / "o", "--compile")
     for ours, plain in zip(log(tmp_path / "o"), log(whole_run[0]), strict=True):
-        # torch.compile draws its random numbers in another order, so the masks differ: the losses are near, not equal
-        assert ours["train_loss"] == pytest.approx(plain["train_loss"], rel=0.2)
+        assert ours["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-5)
 
 
 def test_two_processes_train_together(photos, tmp_path):
@@ -257,7 +269,8 @@ def test_bad_images_are_counted_or_stop_the_run(photos, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "skipped 2 bad images so far" in captured.err
     assert main(["pretrain", *flags(folder, tmp_path / "p", "--on-bad-image=stop")]) == 1
-    assert "05.jpg" in capsys.readouterr().err or "06.jpg" in captured.err
+    stopped = capsys.readouterr().err
+    assert "05.jpg: zero bytes" in stopped or "06.jpg: not an image" in stopped
     assert main(["data", "check", str(folder)]) == 1
     listed = capsys.readouterr().out
     assert "05.jpg: zero bytes" in listed and "06.jpg: not an image" in listed and "20 images, 2 bad" in listed
