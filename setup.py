@@ -1,4 +1,4 @@
-"""Builds mae_fast, mae_fast_kernels (from kernels/) and, given torch and a compiler, mae_fast._C (from csrc/).
+"""Builds mae_fast, mae_fast_kernels (from kernels/) and, given torch and a compiler, mae_fast._C* (from csrc/).
 
     pip install --no-build-isolation -e .
 
@@ -6,6 +6,8 @@ Without torch at build time or without a C++20 compiler the install goes through
 missing: the C++ kernels only make it faster.
 """
 
+import os
+import platform
 import sys
 from glob import glob
 
@@ -19,19 +21,47 @@ except ImportError:
 else:
 
     class OptionalBuild(BuildExtension):
-        """A failed compile leaves the package without the extension, not the user without the package."""
+        """A failed compile leaves the package without that extension, not the user without the package."""
+
+        def build_extension(self, extension):
+            shared, self.build_temp = self.build_temp, os.path.join(self.build_temp, extension.name)
+            try:
+                super().build_extension(extension)
+            except Exception as error:
+                print(f"mae_fast: {extension.name} was not built: {error}", file=sys.stderr)
+                self.failed.append(extension)
+            self.build_temp = shared
 
         def run(self):
+            self.failed = []
             try:
                 super().run()
             except Exception as error:
                 print(f"mae_fast: the C++ kernels were not built: {error}", file=sys.stderr)
-                self.extensions = []
+                self.failed = self.extensions
+            self.extensions = [e for e in self.extensions if e not in self.failed]
 
+    # One extension an instruction set, from the same sources, with PyTorch's own flags: mae_fast/ops.py imports the one
+    # for the machine it runs on. Never flags per file: an inline function of a header compiled for AVX-512 in one file
+    # may be the copy the linker keeps for all.
+    INSTRUCTION_SETS = {"_C": ("DEFAULT", [])}
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        INSTRUCTION_SETS |= {
+            "_C_avx2": ("AVX2", ["-mavx2", "-mfma", "-mf16c"]),
+            "_C_avx512": ("AVX512", ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]),
+        }
     # GCC and Clang; at::parallel_for is serial without -fopenmp.
-    flags = ["-O3", "-fopenmp", "-fno-math-errno", "-Wall", "-Wno-unknown-pragmas"]
-    sources = sorted(glob("csrc/*.cpp"))
-    extensions = [CppExtension("mae_fast._C", sources, extra_compile_args=flags, extra_link_args=["-fopenmp"])]
+    flags = ["-O3", "-fopenmp", "-fno-math-errno", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+    extensions = [
+        CppExtension(
+            f"mae_fast.{name}",
+            sorted(glob("csrc/*.cpp")),
+            extra_compile_args=[*flags, *machine, f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}"],
+            extra_link_args=["-fopenmp"],
+            depends=sorted(glob("csrc/*.h")),
+        )
+        for name, (capability, machine) in INSTRUCTION_SETS.items()
+    ]
     commands = {"build_ext": OptionalBuild}
 
 setup(

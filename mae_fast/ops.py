@@ -11,22 +11,38 @@ Shapes: B images, C channels, L patches, K kept or masked patches, P = p*p*C num
 """
 
 import warnings
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from mae_fast import reference
 
-try:
-    import mae_fast._C  # noqa: F401  registers the C++ kernels with the dispatcher
-except ImportError as error:
+debug = False
+
+# The builds of csrc/, by the instruction set they need; ATEN_CPU_CAPABILITY=avx2 or default asks for an older one.
+_CPU_KERNELS = {"AVX512": "_C_avx512", "AVX2": "_C_avx2", "DEFAULT": "_C"}
+
+
+def _load_cpu_kernels() -> None:
+    """Register the C++ kernels of the best build this machine can run with the dispatcher."""
+    best = _CPU_KERNELS.get(torch.backends.cpu.get_cpu_capability(), "_C")
+    able = list(_CPU_KERNELS.values())
+    for name in able[able.index(best) :]:
+        try:
+            import_module(f"mae_fast.{name}")
+            return
+        except ImportError as error:
+            reason = error
     warnings.warn(
-        f"mae_fast's C++ kernels are not built ({error}); CPU tensors take the slower PyTorch reference. "
+        f"mae_fast's C++ kernels are not built ({reason}); CPU tensors take the slower PyTorch reference. "
         "To build them: pip install --no-build-isolation -e . (needs a C++20 compiler)",
-        stacklevel=2,
+        stacklevel=3,
     )
 
-debug = False
+
+_load_cpu_kernels()
+
 
 
 def backends() -> dict[str, dict[str, str]]:

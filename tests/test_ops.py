@@ -197,7 +197,7 @@ def test_backends_ask_the_dispatcher():
 def test_backends_of_a_build_with_neither_cpp_nor_triton():
     code = """
 import sys, warnings
-sys.modules.update({"mae_fast._C": None, "triton": None})
+sys.modules.update({name: None for name in ("mae_fast._C", "mae_fast._C_avx2", "mae_fast._C_avx512", "triton")})
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     from mae_fast import ops
