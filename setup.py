@@ -51,7 +51,14 @@ else:
             "_C_avx512": ("AVX512", ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]),
         }
     # GCC and Clang; at::parallel_for is serial without -fopenmp.
-    flags = ["-O3", "-fopenmp", "-fno-math-errno", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+    # No strict aliasing: attention moves two bfloat16 as one float.
+    flags = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-strict-aliasing"]
+    flags += [
+        "-Wall",
+        "-Wno-unknown-pragmas",
+        "-Wno-psabi",
+        "-Wno-uninitialized",
+    ]  # the last: GCC 12's own headers
     extensions = [
         CppExtension(
             f"mae_fast.{name}",

@@ -10,20 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mae_fast import config, ops
+from mae_fast.attention import ATTENTION
 from mae_fast.positions import sincos_2d
 
 
 class Attention(nn.Module):
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, dim: int, num_heads: int, attention):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.attention = num_heads, attention
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        q, k, v = self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return self.proj(self.attention(self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1))))
 
 
 class Mlp(nn.Module):
@@ -37,10 +36,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, dim: int, num_heads: int, hidden: int, norm_layer):
+    def __init__(self, dim: int, num_heads: int, hidden: int, norm_layer, attention):
         super().__init__()
         self.norm1 = norm_layer(dim)
-        self.attn = Attention(dim, num_heads)
+        self.attn = Attention(dim, num_heads, attention)
         self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, hidden)
 
@@ -69,7 +68,8 @@ class MaskedAutoencoderViT(nn.Module):
     """Masked Autoencoder with a Vision Transformer backbone.
 
     img_size: pixels, an int or (height, width); patch_size divides both. mean, std: per channel, of pixels in 0..1,
-    used for uint8 images alone (default ImageNet's for three channels, else 0.5).
+    used for uint8 images alone (default ImageNet's for three channels, else 0.5). attention: who computes it, a key of
+    mae_fast.attention.ATTENTION.
     Images are float (B, C, H, W), normalised, or uint8 (B, H, W, C), straight from a loader.
     """
 
@@ -91,8 +91,12 @@ class MaskedAutoencoderViT(nn.Module):
         decoder_mlp_ratio: float | None = None,  # default: mlp_ratio
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        attention: str = "auto",
     ):
         super().__init__()
+        if attention not in ATTENTION:
+            raise ValueError(f"attention: expected one of {', '.join(ATTENTION)}; got {attention!r}")
+        attend = ATTENTION[attention]
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         _check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, decoder_num_heads)
         imagenet = in_chans == 3
@@ -108,14 +112,15 @@ class MaskedAutoencoderViT(nn.Module):
         grid = self.patch_embed.grid_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(sincos_2d(embed_dim, grid), requires_grad=False)
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, hidden, norm_layer) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, hidden, norm_layer, attend) for _ in range(depth))
         self.norm = norm_layer(embed_dim)
 
         self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
         self.decoder_pos_embed = nn.Parameter(sincos_2d(decoder_embed_dim, grid), requires_grad=False)
         self.decoder_blocks = nn.ModuleList(
-            Block(decoder_embed_dim, decoder_num_heads, decoder_hidden, norm_layer) for _ in range(decoder_depth)
+            Block(decoder_embed_dim, decoder_num_heads, decoder_hidden, norm_layer, attend)
+            for _ in range(decoder_depth)
         )
         self.decoder_norm = norm_layer(decoder_embed_dim)
         self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * in_chans)

@@ -59,6 +59,15 @@ CASES = [
     Case("masked_mse", _patches(19, 1, 2, (1, 1), 1.0, "uint8", norm_pix=True)),
     Case("masked_mse", _patches(2, 3, 16, (3, 3), 0.5, "float", norm_pix=True, loss_scale=2.0**16)),
     Case("masked_mse", _patches(1, 3, 32, (2, 2), 0.5, "uint8", norm_pix=True)),
+    # One token, odd numbers of tokens, more than a block of queries, head widths that fill no vector or are odd.
+    Case("attention", dict(B=1, N=1, H=1, D=16)),
+    Case("attention", dict(B=3, N=2, H=2, D=6)),
+    Case("attention", dict(B=2, N=50, H=3, D=64)),
+    Case("attention", dict(B=1, N=65, H=2, D=128, strided=True)),
+    Case("attention", dict(B=2, N=197, H=2, D=32)),
+    Case("attention", dict(B=1, N=257, H=1, D=80, large=True)),
+    Case("attention", dict(B=1, N=129, H=3, D=17)),
+    Case("attention", dict(B=1, N=1024, H=1, D=24)),
 ]
 MEAN, STD = {1: (0.5,), 3: reference.IMAGENET_MEAN, 4: (0.1, 0.3, 0.5, 0.7)}, {1: (0.2,), 3: reference.IMAGENET_STD}
 STD[4] = (0.2, 0.25, 0.3, 0.35)
@@ -100,6 +109,11 @@ def _strided(x):
 def make(case: Case, dtype: torch.dtype, device="cpu") -> Inputs:
     """Fresh random inputs of a case, in a compute type."""
     s, op = case.shape, case.op
+    if op == "attention":
+        # Scores far apart: some probabilities are nothing, and the largest score is far from zero.
+        qkv = torch.randn(s["B"], s["N"], 3, s["H"], s["D"], device=device) * (8 if s.get("large") else 1.5)
+        qkv = _strided(qkv.to(dtype)) if s.get("strided") else qkv.to(dtype)
+        return Inputs((qkv,), (0,), (qkv.double(),))
     L = s["L"] if "L" in s else s["grid"][0] * s["grid"][1]
     kept = int(L * (1 - s["ratio"]))
     noise = torch.rand(s["B"], L, device=device)

@@ -67,6 +67,9 @@ def small(op):
         if op == "gather_patches_backward":
             imgs, ids, p, *_ = forward
             return torch.randn(*ids.shape, 12), ids, p, list(imgs.shape), torch.float32
+        if op == "attention_backward":
+            qkv = forward[0].detach()
+            return torch.randn(3, 5, 16), qkv, *torch.ops.mae_fast.attention(qkv)
         if op == "unshuffle_backward":
             return torch.randn(3, 7, 8), forward[3], 4, torch.bfloat16, True, True
         return torch.randn_like(forward[0]).detach(), forward[2], torch.tensor(3.0), 6
@@ -75,6 +78,7 @@ def small(op):
         "gather_patches": dict(B=3, C=3, p=2, grid=(2, 3), ratio=0.5, layout="float"),
         "unshuffle": dict(B=3, L=6, D=8, ratio=0.5),
         "masked_mse": dict(B=3, C=3, p=2, grid=(2, 3), ratio=0.5, layout="float", norm_pix=True),
+        "attention": dict(B=3, N=5, H=2, D=8),
     }
     args, grads, _ = make(type(CASES[0])(op, shapes[op]), torch.float32)
     args = [x.detach().requires_grad_() if i in grads else x for i, x in enumerate(args)]
@@ -167,6 +171,9 @@ def bad_inputs():
     yield "pos_embed", ops.unshuffle, (tokens, torch.randn(8), torch.randn(1, 7, 8, device="meta"), restore)
     yield "pred", ops.masked_mse, (torch.randn(2, 2, 12), imgs, ids, 2, three, three, True)
     yield "pred", ops.masked_mse, (torch.randn(2, 1, 13), imgs, ids, 2, three, three, True)
+    yield "qkv", ops.attention, (torch.randn(2, 5, 2, 4, 8),)
+    yield "qkv", ops.attention, (torch.ones(2, 5, 3, 4, 8).long(),)
+    yield "qkv", ops.attention, (torch.randn(2, 0, 3, 4, 8),)
     yield "ids", ops.masked_mse, (torch.randn(2, 0, 12), imgs, ids[:, :0], 2, three, three, True)
 
 
@@ -188,7 +195,7 @@ def test_debug_checks_the_ids(monkeypatch):
 def test_backends_ask_the_dispatcher():
     table = ops.backends()
     assert set(table) == set(ops.REFERENCE)
-    assert {row["cuda"] for row in table.values()} == {"triton" if ops.TRITON else "reference"}
+    assert {op for op, row in table.items() if row["cuda"] == "triton"} == set(ops.TRITON)
     with implementation("triton"):
         assert ops.backends()["unshuffle"]["cpu"] != "reference"
     assert ops.backends() == table

@@ -1,0 +1,268 @@
+// attention for CPU tensors: softmax(q k^T / sqrt(D)) v, forward and backward, on packed qkv (B, N, 3, H, D).
+//
+//   forward   S = Q K^T,  P = exp(scale S - lse),  O = P V                    lse: logsumexp of the scaled scores, fp32
+//   backward  d = rowsum(dO o O),  dS = P o (dO V^T - d),  dV = P^T dO,  dQ = scale dS K,  dK = scale dS^T Q
+//
+// MAE's sequences are short: a task is one head of one image, whose keys and values stay in cache, and a block of
+// queries sees all keys at once, so that there is no online softmax and no second pass. Rows of q, k, v and dO are read
+// where they lie; only the right-hand sides of products are packed. The matrix products are oneDNN's brgemm, which
+// PyTorch exports: AMX, AVX-512 or AVX2, chosen by oneDNN on the machine it runs on. bfloat16 is multiplied as such
+// where the machine can; else, like float16, it is widened to float32 a head at a time.
+//
+// The backward keeps queries along the columns, S^T = K Q^T: then P^T and dS^T lie as dV and dK want them, lse and d
+// are vectors along a row, and dQ^T = K^T dS^T needs transposes of N x D only.
+
+#include "heads.h"
+
+#include <ATen/Context.h>
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <limits>
+
+namespace {
+
+using namespace mae_fast;
+using at::BFloat16;
+
+constexpr int64_t kQueries = 64;  // queries a block: scores and their gradient, N x 64 floats each, stay in cache
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+struct Shape {
+  int64_t B, N, H, D;
+
+  float scale() const { return 1 / std::sqrt(static_cast<float>(D)); }
+};
+
+// Head h of image b in qkv-like and out-like tensors.
+template <typename S>
+struct Head {
+  S *q, *k, *v, *o;
+  int64_t ld_qkv, ld_o;
+
+  Head(const Shape& s, int64_t task, S* qkv, S* out) : ld_qkv(3 * s.H * s.D), ld_o(s.H * s.D) {
+    const int64_t b = task / s.H, h = task % s.H;
+    q = qkv + b * s.N * ld_qkv + h * s.D;
+    k = q + ld_o;
+    v = k + ld_o;
+    o = out + b * s.N * ld_o + h * s.D;
+  }
+};
+
+template <typename T>
+Float exponential(Float x) {
+  if constexpr (std::is_same_v<T, float>)
+    return x.exp();
+  else
+    return x.exp_u20();  // 20 ulp of float32 are nothing beside bfloat16's rounding
+}
+
+// probs = exp(scale (scores - maximum)), zero beyond n -> scale * maximum and the sum of probs
+template <typename T>
+std::pair<float, float> softmax_row(float* scores, int64_t n, int64_t width, float scale, T* probs) {
+  std::fill(scores + n, scores + width, -kInfinity);
+  Float maximum(-kInfinity), sum(0);
+  for (int64_t j = 0; j < width; j += Float::size()) maximum = at::vec::maximum(maximum, Float::loadu(scores + j));
+  const float top =
+      scale * at::vec::vec_reduce_all<float>([](Float x, Float y) { return at::vec::maximum(x, y); }, maximum);
+  for (int64_t j = 0; j < width; j += Float::size()) {
+    const Float p = exponential<T>(at::vec::fmsub(Float::loadu(scores + j), Float(scale), Float(top)));
+    sum = sum + p;
+    store(p, probs + j);
+  }
+  return {top, at::vec::vec_reduce_all<float>([](Float x, Float y) { return x + y; }, sum)};
+}
+
+// One key, all queries of a block: p = exp(scale s - lse), ds = p (dp - delta).
+template <typename T>
+void softmax_backward_row(const float* s, const float* dp, const float* lse, const float* delta, int64_t width,
+                          float scale, T* p_out, T* ds_out) {
+  for (int64_t i = 0; i < width; i += Float::size()) {
+    const Float p = exponential<T>(at::vec::fmsub(Float::loadu(s + i), Float(scale), Float::loadu(lse + i)));
+    store(p, p_out + i);
+    store(p * (Float::loadu(dp + i) - Float::loadu(delta + i)), ds_out + i);
+  }
+}
+
+template <typename S>
+float dot(const S* x, const S* y, int64_t n) {
+  using Vec = at::vec::Vectorized<at::opmath_type<S>>;
+  return at::vec::map2_reduce_all<S>([](Vec a, Vec b) { return a * b; }, [](Vec a, Vec b) { return a + b; }, x, y, n);
+}
+
+struct Buffers {
+  Buffer q, k, v, dout, k_packed, k_rows, k_columns, v_packed, scores, probs, out, sums;
+  Buffer q_columns, dout_columns, q_packed, dout_packed, dprobs, dscores, dscores_packed, dq, dq_rows, dk, dv, lse, delta;
+};
+thread_local Buffers buffers;
+
+template <typename S, typename T>
+void forward_head(const Shape& s, const Head<const S>& in, S* out, float* lse) {
+  Buffers& w = buffers;
+  const int64_t N = s.N, D = s.D, width = round_up(N, 16), block = std::min(N, kQueries);
+  const auto q = widen<T>(Rows<S>{in.q, in.ld_qkv}, N, D, w.q), k = widen<T>(Rows<S>{in.k, in.ld_qkv}, N, D, w.k),
+             v = widen<T>(Rows<S>{in.v, in.ld_qkv}, N, D, w.v);
+  const auto k_columns = pack_transposed(k, N, D, width, w.k_columns), v_packed = pack(v, N, D, w.v_packed);
+  float* scores = w.scores.of<float>(block * width);
+  T* probs = w.probs.of<T>(block * width);
+  float* o = w.out.of<float>(block * D);
+  float* sums = w.sums.of<float>(block);
+
+  for (int64_t begin = 0; begin < N; begin += block) {
+    const int64_t rows = std::min(block, N - begin);
+    product(rows, width, D, q.from(begin), k_columns, scores, width);
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto [top, sum] = softmax_row(scores + i * width, N, width, s.scale(), probs + i * width);
+      lse[begin + i] = top;
+      sums[i] = sum;
+    }
+    at::vec::map2<float>([](Float top, Float sum) { return top + sum.log(); }, lse + begin, lse + begin, sums, rows);
+    product(rows, D, round_up(N, per_word<T>), Rows<T>{probs, width}, v_packed, o, D);
+    for (int64_t i = 0; i < rows; ++i) store_scaled(o + i * D, 1 / sums[i], D, out + (begin + i) * in.ld_o);
+  }
+}
+
+template <typename S, typename T>
+void backward_head(const Shape& s, const Head<const S>& in, const S* grad, const float* lse, const Head<S>& out) {
+  Buffers& w = buffers;
+  constexpr int64_t R = per_word<T>;
+  const int64_t N = s.N, D = s.D, even = round_up(N, R), block = std::min(round_up(N, 16), kQueries);
+  const auto q = widen<T>(Rows<S>{in.q, in.ld_qkv}, N, D, w.q), k = widen<T>(Rows<S>{in.k, in.ld_qkv}, N, D, w.k),
+             v = widen<T>(Rows<S>{in.v, in.ld_qkv}, N, D, w.v), dout = widen<T>(Rows<S>{grad, in.ld_o}, N, D, w.dout);
+
+  // K^T row-major: its rows' words are the columns of packed K.
+  const auto k_packed = pack(k, N, D, w.k_packed);
+  float* k_rows = w.k_rows.of<float>(D * even / R);
+  transpose(reinterpret_cast<const float*>(k_packed.data), even / R, D, R == 1 ? k_packed.ld : D, k_rows, even / R);
+
+  float* scores = w.scores.of<float>(N * block);
+  float* dprobs = w.dprobs.of<float>(N * block);
+  T* probs = w.probs.of<T>(N * block);
+  T* dscores = w.dscores.of<T>(N * block);
+  float* dq = w.dq.of<float>(D * block);
+  float* dq_rows = w.dq_rows.of<float>(block * D);
+  float* dk = w.dk.of<float>(N * D);
+  float* dv = w.dv.of<float>(N * D);
+  float* block_lse = w.lse.of<float>(block);
+  float* delta = w.delta.of<float>(block);
+
+  for (int64_t begin = 0; begin < N; begin += block) {
+    const int64_t rows = std::min(block, N - begin), width = round_up(rows, 16);
+    const auto q_block = q.from(begin), dout_block = dout.from(begin);
+    for (int64_t i = 0; i < width; ++i) {  // a column beyond the queries has probability exp(-inf) = 0
+      block_lse[i] = i < rows ? lse[begin + i] : kInfinity;
+      delta[i] = i < rows ? dot(grad + (begin + i) * in.ld_o, in.o + (begin + i) * in.ld_o, D) : 0;
+    }
+    product(N, width, D, k, pack_transposed(q_block, rows, D, width, w.q_columns), scores, width);
+    product(N, width, D, v, pack_transposed(dout_block, rows, D, width, w.dout_columns), dprobs, width);
+    for (int64_t j = 0; j < N; ++j)
+      softmax_backward_row(scores + j * width, dprobs + j * width, block_lse, delta, width, s.scale(),
+                           probs + j * width, dscores + j * width);
+
+    const Rows<T> p{probs, width}, ds{dscores, width};
+    const int64_t inner = round_up(rows, R);
+    product(N, D, inner, p, pack(dout_block, rows, D, w.dout_packed), dv, D, begin > 0);
+    product(N, D, inner, ds, pack(q_block, rows, D, w.q_packed), dk, D, begin > 0);
+    const Rows<T> k_transposed{reinterpret_cast<const T*>(k_rows), even};
+    product(D, width, even, k_transposed, pack(ds, N, width, w.dscores_packed), dq, width);
+    transpose(dq, D, rows, width, dq_rows, D);
+    for (int64_t i = 0; i < rows; ++i)
+      store_scaled(dq_rows + i * D, s.scale(), D, out.q + (begin + i) * out.ld_qkv);
+  }
+  for (int64_t j = 0; j < N; ++j) {
+    store_scaled(dk + j * D, s.scale(), D, out.k + j * out.ld_qkv);
+    store_scaled(dv + j * D, 1, D, out.v + j * out.ld_qkv);
+  }
+}
+
+// Whether oneDNN multiplies bfloat16 on this machine; asked once, by trying.
+bool bfloat16_products() {
+  static const bool can = [] {
+    try {
+      const BFloat16 x[32 * 32] = {};
+      float out[32 * 32];
+      product(32, 32, 32, Rows<BFloat16>{x, 32}, Rows<BFloat16>{x, 32}, out, 32);
+      at::native::cpublas::brgemm_release();
+      return true;
+    } catch (const c10::Error&) {
+      return false;
+    }
+  }();
+  return can && at::globalContext().userEnabledMkldnn();
+}
+
+Shape check(const at::Tensor& qkv) {
+  TORCH_CHECK(qkv.dim() == 5 && qkv.size(2) == 3, "attention: expected qkv (B, N, 3, H, D); got ", qkv.sizes());
+  return {qkv.size(0), qkv.size(1), qkv.size(3), qkv.size(4)};
+}
+
+// f(S, T) for the type S of the tensors and the type T the products are formed in.
+template <typename F>
+void dispatch(const at::Tensor& qkv, const Shape& s, const F& f) {
+  if (qkv.scalar_type() == at::kBFloat16 && s.D % 2 == 0 && bfloat16_products())
+    f(BFloat16{}, BFloat16{});
+  else
+    AT_DISPATCH_SWITCH(qkv.scalar_type(), "attention", AT_DISPATCH_CASE(at::kFloat, [&] { f(scalar_t{}, 0.f); })
+                       AT_DISPATCH_CASE(at::kBFloat16, [&] { f(scalar_t{}, 0.f); })
+                       AT_DISPATCH_CASE(at::kHalf, [&] { f(scalar_t{}, 0.f); }));
+}
+
+template <typename F>
+void for_each_head(const Shape& s, const F& f) {
+  at::parallel_for(0, s.B * s.H, /*grain_size=*/1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) f(task);
+    at::native::cpublas::brgemm_release();  // AMX tiles, which other code on this thread may set up otherwise
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor> attention(const at::Tensor& qkv) {
+  const Shape s = check(qkv);
+  at::Tensor out = at::empty({s.B, s.N, s.H * s.D}, qkv.options());
+  at::Tensor lse = at::empty({s.B, s.H, s.N}, qkv.options().dtype(at::kFloat));
+  const at::Tensor x = qkv.contiguous();
+  dispatch(qkv, s, [&]<typename S, typename T>(S, T) {
+    const S* in = x.const_data_ptr<S>();
+    S* to = out.mutable_data_ptr<S>();
+    float* lse_data = lse.mutable_data_ptr<float>();
+    for_each_head(s, [&](int64_t task) {
+      const Head<S> head(s, task, nullptr, to);
+      forward_head<S, T>(s, Head<const S>(s, task, in, nullptr), head.o, lse_data + task * s.N);
+    });
+  });
+  return {out, lse};
+}
+
+at::Tensor attention_backward(const at::Tensor& grad, const at::Tensor& qkv, const at::Tensor& out,
+                              const at::Tensor& lse) {
+  const Shape s = check(qkv);
+  TORCH_CHECK(grad.sizes() == out.sizes() && out.numel() * 3 == qkv.numel() && lse.numel() == s.B * s.H * s.N,
+              "attention_backward: shapes ", grad.sizes(), ", ", out.sizes(), ", ", lse.sizes(), " for qkv ",
+              qkv.sizes());
+  TORCH_CHECK(grad.scalar_type() == qkv.scalar_type() && out.scalar_type() == qkv.scalar_type(),
+              "attention_backward: expected one type; got ", grad.scalar_type(), " and ", qkv.scalar_type());
+  const at::Tensor x = qkv.contiguous(), o = out.contiguous(), g = grad.contiguous(), l = lse.contiguous();
+  at::Tensor grad_qkv = at::empty(qkv.sizes(), qkv.options());
+  dispatch(qkv, s, [&]<typename S, typename T>(S, T) {
+    const S *in = x.const_data_ptr<S>(), *out_data = o.const_data_ptr<S>(), *grad_data = g.const_data_ptr<S>();
+    S* to = grad_qkv.mutable_data_ptr<S>();
+    const float* lse_data = l.const_data_ptr<float>();
+    for_each_head(s, [&](int64_t task) {
+      const Head<const S> from(s, task, in, out_data);
+      const S* grad_head = grad_data + (from.o - out_data);
+      backward_head<S, T>(s, from, grad_head, lse_data + task * s.N, Head<S>(s, task, to, nullptr));
+    });
+  });
+  return grad_qkv;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
+  m.impl("attention", attention);
+  m.impl("attention_backward", attention_backward);
+}
