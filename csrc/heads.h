@@ -6,8 +6,8 @@
 
 #pragma once
 
-#include <ATen/cpu/vec/functional.h>
-#include <ATen/cpu/vec/vec.h>
+#include "vectors.h"
+
 #include <ATen/native/CPUBlas.h>
 #include <c10/util/BFloat16.h>
 
@@ -17,8 +17,6 @@
 #include <new>
 
 namespace mae_fast {
-
-using Float = at::vec::Vectorized<float>;
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -123,18 +121,8 @@ Rows<T> widen(Rows<S> x, int64_t rows, int64_t D, Buffer& buffer) {
 }
 
 template <typename T>
-void store(Float x, T* out, int64_t count = Float::size()) {
-  if constexpr (std::is_same_v<T, float>)
-    x.store(out, count);
-  else
-    at::vec::convert<T>(x).store(out, count);
-}
-
-template <typename T>
 void store_scaled(const float* x, float scale, int64_t n, T* out) {
-  int64_t j = 0;
-  for (; j + Float::size() <= n; j += Float::size()) store(Float::loadu(x + j) * Float(scale), out + j);
-  if (j < n) store(Float::loadu(x + j, n - j) * Float(scale), out + j, n - j);
+  for_each_vector(n, [&](int64_t j, int64_t count) { store(load(x + j, count) * Float(scale), out + j, count); });
 }
 
 }  // namespace mae_fast

@@ -32,7 +32,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(ops.bias_gelu(F.linear(x, self.fc1.weight), self.fc1.bias))
 
 
 class Block(nn.Module):

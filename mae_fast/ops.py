@@ -422,6 +422,55 @@ def attention(qkv: Tensor) -> Tensor:
     return torch.ops.mae_fast.attention(qkv)[0]
 
 
+# ---- bias_gelu ----
+
+torch.library.define("mae_fast::bias_gelu", "(Tensor x, Tensor bias) -> Tensor")
+torch.library.define("mae_fast::bias_gelu_backward", "(Tensor grad, Tensor x, Tensor bias) -> (Tensor, Tensor)")
+
+
+@torch.library.register_fake("mae_fast::bias_gelu")
+def _bias_gelu_fake(x, bias):
+    return x.new_empty(x.shape)
+
+
+def _bias_gelu_backward(grad, x, bias):
+    u = x.float() + bias.float()
+    grad_u = torch.ops.aten.gelu_backward(grad.float(), u)
+    return grad_u.to(x.dtype), grad_u.sum(list(range(x.dim() - 1)))
+
+
+@torch.library.register_fake("mae_fast::bias_gelu_backward")
+def _bias_gelu_backward_fake(grad, x, bias):
+    return x.new_empty(x.shape), bias.new_empty(bias.shape, dtype=torch.float32)
+
+
+def _bias_gelu_setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _bias_gelu_grad(ctx, grad):
+    x, bias = ctx.saved_tensors
+    grad_x, grad_bias = torch.ops.mae_fast.bias_gelu_backward(grad, x, bias)
+    return grad_x, grad_bias.to(bias.dtype)
+
+
+torch.library.register_autograd("mae_fast::bias_gelu", _bias_gelu_grad, setup_context=_bias_gelu_setup)
+
+
+def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x + bias), the exact one, in the type of x: what follows a linear layer that left its bias out.
+
+    x: float (..., D); bias: float (D,), added in float32. The gradient of bias comes from the same pass as that of x.
+    Where no kernel was built for the device, and for float64, it is the plain expression, which torch.compile fuses.
+    Source: Hendrycks and Gimpel 2016, arXiv 1606.08415.
+    """
+    if not x.is_floating_point() or not x.dim() or bias.shape != x.shape[-1:] or not bias.is_floating_point():
+        raise ValueError(f"x, bias: expected float (..., D) and float (D,); got {_is(x)} and {_is(bias)}")
+    if x.dtype == torch.float64 or x.device.type not in _fused_on["bias_gelu"]:
+        return reference.bias_gelu(x, bias)
+    return torch.ops.mae_fast.bias_gelu(x, bias)
+
+
 # ---- kernels ----
 
 REFERENCE = {
@@ -434,6 +483,8 @@ REFERENCE = {
     "masked_mse_backward": _masked_mse_backward,
     "attention": _attention,
     "attention_backward": _attention_backward,
+    "bias_gelu": reference.bias_gelu,
+    "bias_gelu_backward": _bias_gelu_backward,
 }
 TRITON = {}
 try:
@@ -463,3 +514,5 @@ for _op, _kernel in REFERENCE.items():
     torch.library.impl(f"mae_fast::{_op}", "default", _kernel)
 for _op, _kernel in TRITON.items():
     torch.library.impl(f"mae_fast::{_op}", "CUDA", _on_device(_kernel))
+
+_fused_on = {op: {device for device, name in row.items() if name != "reference"} for op, row in backends().items()}

@@ -94,6 +94,11 @@ def attention(qkv: Tensor) -> Tensor:
     return (probs @ v).transpose(1, 2).flatten(2)
 
 
+def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x + bias) in the type of x; bias (D,)."""
+    return nn.functional.gelu(x + bias).to(x.dtype)
+
+
 # ---- model ----
 
 

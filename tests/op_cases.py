@@ -68,6 +68,10 @@ CASES = [
     Case("attention", dict(B=1, N=257, H=1, D=80, large=True)),
     Case("attention", dict(B=1, N=129, H=3, D=17)),
     Case("attention", dict(B=1, N=1024, H=1, D=24)),
+    Case("bias_gelu", dict(B=1, D=1)),
+    Case("bias_gelu", dict(B=3, D=63)),
+    Case("bias_gelu", dict(B=257, D=48, bias="float32")),
+    Case("bias_gelu", dict(B=70, D=130, strided=True, large=True)),
 ]
 MEAN, STD = {1: (0.5,), 3: reference.IMAGENET_MEAN, 4: (0.1, 0.3, 0.5, 0.7)}, {1: (0.2,), 3: reference.IMAGENET_STD}
 STD[4] = (0.2, 0.25, 0.3, 0.35)
@@ -114,6 +118,11 @@ def make(case: Case, dtype: torch.dtype, device="cpu") -> Inputs:
         qkv = torch.randn(s["B"], s["N"], 3, s["H"], s["D"], device=device) * (8 if s.get("large") else 1.5)
         qkv = _strided(qkv.to(dtype)) if s.get("strided") else qkv.to(dtype)
         return Inputs((qkv,), (0,), (qkv.double(),))
+    if op == "bias_gelu":
+        x = torch.randn(s["B"], 2, s["D"], device=device) * (30 if s.get("large") else 2)
+        x = _strided(x.to(dtype)) if s.get("strided") else x.to(dtype)
+        bias = torch.randn(s["D"], device=device).to(torch.float32 if s.get("bias") == "float32" else dtype)
+        return Inputs((x, bias), (0, 1), (x.double(), bias.double()))
     L = s["L"] if "L" in s else s["grid"][0] * s["grid"][1]
     kept = int(L * (1 - s["ratio"]))
     noise = torch.rand(s["B"], L, device=device)

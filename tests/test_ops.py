@@ -70,6 +70,9 @@ def small(op):
         if op == "attention_backward":
             qkv = forward[0].detach()
             return torch.randn(3, 5, 16), qkv, *torch.ops.mae_fast.attention(qkv)
+        if op == "bias_gelu_backward":
+            x, bias = (x.detach() for x in forward)
+            return torch.randn_like(x), x, bias
         if op == "unshuffle_backward":
             return torch.randn(3, 7, 8), forward[3], 4, torch.bfloat16, True, True
         return torch.randn_like(forward[0]).detach(), forward[2], torch.tensor(3.0), 6
@@ -79,6 +82,7 @@ def small(op):
         "unshuffle": dict(B=3, L=6, D=8, ratio=0.5),
         "masked_mse": dict(B=3, C=3, p=2, grid=(2, 3), ratio=0.5, layout="float", norm_pix=True),
         "attention": dict(B=3, N=5, H=2, D=8),
+        "bias_gelu": dict(B=3, D=10),
     }
     args, grads, _ = make(type(CASES[0])(op, shapes[op]), torch.float32)
     args = [x.detach().requires_grad_() if i in grads else x for i, x in enumerate(args)]
@@ -171,6 +175,8 @@ def bad_inputs():
     yield "pos_embed", ops.unshuffle, (tokens, torch.randn(8), torch.randn(1, 7, 8, device="meta"), restore)
     yield "pred", ops.masked_mse, (torch.randn(2, 2, 12), imgs, ids, 2, three, three, True)
     yield "pred", ops.masked_mse, (torch.randn(2, 1, 13), imgs, ids, 2, three, three, True)
+    yield "x, bias", ops.bias_gelu, (torch.randn(2, 5), torch.randn(4))
+    yield "x, bias", ops.bias_gelu, (torch.ones(2, 5).long(), torch.randn(5))
     yield "qkv", ops.attention, (torch.randn(2, 5, 2, 4, 8),)
     yield "qkv", ops.attention, (torch.ones(2, 5, 3, 4, 8).long(),)
     yield "qkv", ops.attention, (torch.randn(2, 0, 3, 4, 8),)

@@ -1,0 +1,36 @@
+// A vector of float32, loaded from and stored to any of the types the kernels take.
+
+#pragma once
+
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+
+namespace mae_fast {
+
+using Float = at::vec::Vectorized<float>;
+
+template <typename T>
+Float load(const T* x, int64_t count = Float::size()) {
+  if constexpr (std::is_same_v<T, float>)
+    return Float::loadu(x, count);
+  else
+    return at::vec::convert<float>(at::vec::Vectorized<T>::loadu(x, count));
+}
+
+template <typename T>
+void store(Float x, T* out, int64_t count = Float::size()) {
+  if constexpr (std::is_same_v<T, float>)
+    x.store(out, count);
+  else
+    at::vec::convert<T>(x).store(out, count);
+}
+
+// f(j, count) for each vector of 0 .. n - 1, the last one perhaps short. Full vectors get a constant, which inlines.
+template <typename F>
+void for_each_vector(int64_t n, const F& f) {
+  int64_t j = 0;
+  for (; j + Float::size() <= n; j += Float::size()) f(j, Float::size());
+  if (j < n) f(j, n - j);
+}
+
+}  // namespace mae_fast
