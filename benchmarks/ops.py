@@ -10,8 +10,6 @@ float64 as a share of the largest number; an op that fails the parity rule of th
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
 import time
 from functools import partial
@@ -20,6 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cost import BANDWIDTH, bytes_moved
+from benchmarks.provenance import provenance
 from mae_fast import ops, reference
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -129,19 +128,6 @@ def rows_of(op: str, batch: int, dtype, device: str, clock: Clock, copy: float, 
         }
 
 
-def provenance(device: str) -> dict:
-    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": git(["git", "rev-parse", "HEAD"]).stdout.strip(),
-        "clean": not git(["git", "status", "--porcelain"]).stdout.strip(),
-        "command": " ".join(["python -m benchmarks.ops", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ops", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cuda", "cpu"])
@@ -153,7 +139,7 @@ def main() -> None:
 
     clock = Clock(options.device)
     copy = copy_bandwidth(clock, options.device)
-    facts = provenance(options.device) | {"copy GB/s": copy / 1e9}
+    facts = provenance(options.device, "benchmarks.ops") | {"copy GB/s": copy / 1e9}
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     rows = []
     for op in SHAPES:
