@@ -78,7 +78,7 @@ def parity(case: Case, dtype, device: str) -> tuple[float, bool]:
     """-> (largest error to float64 over outputs and gradients, whether the parity rule holds)."""
     args, grads, exact_args = make(case, dtype, device)
     naive = getattr(reference, case.op)
-    upstream = torch.randn_like(naive(*exact_args), dtype=torch.float32) if grads else None
+    upstream = [torch.randn_like(naive(*exact_args), dtype=torch.float32)] if grads else ()
     results = (
         run(f, a, grads, upstream) for f, a in ((getattr(ops, case.op), args), (naive, args), (naive, exact_args))
     )

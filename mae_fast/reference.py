@@ -99,6 +99,12 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     return nn.functional.gelu(x + bias).to(x.dtype)
 
 
+def add_layer_norm(x: Tensor, y: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype):
+    """-> x + y (x itself without y), and its LayerNorm over the last dimension, cast to dtype."""
+    s = x if y is None else x + y
+    return s, nn.functional.layer_norm(s.to(weight.dtype), weight.shape, weight, bias, eps).to(dtype)
+
+
 # ---- model ----
 
 

@@ -72,6 +72,11 @@ CASES = [
     Case("bias_gelu", dict(B=3, D=63)),
     Case("bias_gelu", dict(B=257, D=48, bias="float32")),
     Case("bias_gelu", dict(B=70, D=130, strided=True, large=True)),
+    Case("add_layer_norm", dict(B=1, D=8)),
+    Case("add_layer_norm", dict(B=3, D=63, branch=False)),
+    Case("add_layer_norm", dict(B=70, D=200, x="float32")),
+    Case("add_layer_norm", dict(B=33, D=130, x="float32", strided=True, large=True)),
+    Case("add_layer_norm", dict(B=9, D=512, x="float32", branch=False)),
 ]
 MEAN, STD = {1: (0.5,), 3: reference.IMAGENET_MEAN, 4: (0.1, 0.3, 0.5, 0.7)}, {1: (0.2,), 3: reference.IMAGENET_STD}
 STD[4] = (0.2, 0.25, 0.3, 0.35)
@@ -123,6 +128,15 @@ def make(case: Case, dtype: torch.dtype, device="cpu") -> Inputs:
         x = _strided(x.to(dtype)) if s.get("strided") else x.to(dtype)
         bias = torch.randn(s["D"], device=device).to(torch.float32 if s.get("bias") == "float32" else dtype)
         return Inputs((x, bias), (0, 1), (x.double(), bias.double()))
+    if op == "add_layer_norm":
+        x, y = (torch.randn(s["B"], 2, s["D"], device=device) + 5 * s.get("large", 0) for _ in range(2))
+        x, y = x.to(torch.float32 if s.get("x") == "float32" else dtype), y.to(dtype)
+        x, y = (_strided(x), _strided(y)) if s.get("strided") else (x, y)
+        weight, bias = (torch.randn(s["D"], device=device) for _ in range(2))
+        args = (x, y, weight, bias) if s.get("branch", True) else (x, None, weight, bias)
+        exact = (v if v is None else v.double() for v in args)
+        grads = tuple(i for i, v in enumerate(args) if v is not None)
+        return Inputs((*args, 1e-6, dtype), grads, (*exact, 1e-6, torch.float64))
     L = s["L"] if "L" in s else s["grid"][0] * s["grid"][1]
     kept = int(L * (1 - s["ratio"]))
     noise = torch.rand(s["B"], L, device=device)
@@ -156,13 +170,18 @@ def make(case: Case, dtype: torch.dtype, device="cpu") -> Inputs:
     return Inputs((pred, imgs, *rest), (0,), (pred.double(), exact, *rest))
 
 
-def run(function, args, grads, upstream=None):
-    """-> outputs of an op, as a list, followed by the gradients of the arguments `grads`."""
+def run(function, args, grads, upstream=()):
+    """-> outputs of an op, as a list, followed by the gradients of the arguments `grads`.
+
+    upstream: a gradient for each output.
+    """
     leaves = {i: args[i].detach().requires_grad_() for i in grads}
     out = function(*(leaves.get(i, x) for i, x in enumerate(args)))
+    out = out if isinstance(out, tuple) else (out,)
     if not grads:
-        return list(out) if isinstance(out, tuple) else [out]
-    return [out.detach(), *torch.autograd.grad(out, list(leaves.values()), upstream.to(out.dtype))]
+        return list(out)
+    upstream = [grad.to(x.dtype) for grad, x in zip(upstream, out, strict=True)]
+    return [*(x.detach() for x in out), *torch.autograd.grad(out, list(leaves.values()), upstream)]
 
 
 @contextlib.contextmanager

@@ -36,8 +36,9 @@ def poisoned():
 
 
 def upstream_of(case, exact):
-    """A random gradient of the op's result, as large as a GradScaler makes it where the case says so."""
-    return torch.randn_like(exact, dtype=torch.float32) * case.shape.get("loss_scale", 1)
+    """A random gradient of each of the op's results, as large as a GradScaler makes it where the case says so."""
+    exact = exact if isinstance(exact, tuple) else (exact,)
+    return [torch.randn_like(x, dtype=torch.float32) * case.shape.get("loss_scale", 1) for x in exact]
 
 
 @pytest.mark.filterwarnings("ignore:.*deterministic", "ignore:Warning only once for all operators")
@@ -48,7 +49,7 @@ def test_parity(case, dtype, name, poisoned):
     device = "cuda" if name == "cuda" else "cpu"
     args, grads, exact_args = make(case, dtype, device)
     naive = getattr(reference, case.op)
-    upstream = upstream_of(case, naive(*exact_args)) if grads else None
+    upstream = upstream_of(case, naive(*exact_args)) if grads else ()
     exact = run(naive, exact_args, grads, upstream)
     plain = run(naive, args, grads, upstream)
     with implementation("cpu" if name == "cuda" else name):
@@ -57,7 +58,7 @@ def test_parity(case, dtype, name, poisoned):
         if case.op == "random_masking":
             assert torch.equal(a, b), f"output {i}"
         else:
-            assert_parity(a, b, c, f"gradient {i - 1}" if i else "output")
+            assert_parity(a, b, c, f"output or gradient {i}")
 
 
 def small(op):
@@ -73,6 +74,9 @@ def small(op):
         if op == "bias_gelu_backward":
             x, bias = (x.detach() for x in forward)
             return torch.randn_like(x), x, bias
+        if op == "add_layer_norm_backward":
+            s, out, mean, rstd = torch.ops.mae_fast.add_layer_norm(*(x.detach() for x in forward[:4]), *forward[4:])
+            return torch.randn_like(s), torch.randn_like(out), s, forward[2].detach(), mean, rstd, True
         if op == "unshuffle_backward":
             return torch.randn(3, 7, 8), forward[3], 4, torch.bfloat16, True, True
         return torch.randn_like(forward[0]).detach(), forward[2], torch.tensor(3.0), 6
@@ -83,6 +87,7 @@ def small(op):
         "masked_mse": dict(B=3, C=3, p=2, grid=(2, 3), ratio=0.5, layout="float", norm_pix=True),
         "attention": dict(B=3, N=5, H=2, D=8),
         "bias_gelu": dict(B=3, D=10),
+        "add_layer_norm": dict(B=3, D=10),
     }
     args, grads, _ = make(type(CASES[0])(op, shapes[op]), torch.float32)
     args = [x.detach().requires_grad_() if i in grads else x for i, x in enumerate(args)]
@@ -175,6 +180,9 @@ def bad_inputs():
     yield "pos_embed", ops.unshuffle, (tokens, torch.randn(8), torch.randn(1, 7, 8, device="meta"), restore)
     yield "pred", ops.masked_mse, (torch.randn(2, 2, 12), imgs, ids, 2, three, three, True)
     yield "pred", ops.masked_mse, (torch.randn(2, 1, 13), imgs, ids, 2, three, three, True)
+    norm = torch.randn(5), torch.randn(5), 1e-6, f32
+    yield "x, weight, bias", ops.add_layer_norm, (torch.randn(2, 4), None, *norm)
+    yield "y", ops.add_layer_norm, (torch.randn(2, 5), torch.randn(5), *norm)
     yield "x, bias", ops.bias_gelu, (torch.randn(2, 5), torch.randn(4))
     yield "x, bias", ops.bias_gelu, (torch.ones(2, 5).long(), torch.randn(5))
     yield "qkv", ops.attention, (torch.randn(2, 5, 2, 4, 8),)
