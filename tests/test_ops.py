@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ HALVES = torch.bfloat16, torch.float16
 # Where plain PyTorch happens to be exact: a rounding of the result's type (float32: a few, for sums in another order),
 # relative to the largest number of the tensor.
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+BUILT = any(module and name.startswith("mae_fast._C") for name, module in sys.modules.items())
+WITH_IDS = [op for op in ops.REFERENCE if "Tensor ids" in str(getattr(torch.ops.mae_fast, op).default._schema)]
 IMPLEMENTATIONS = ["cpu", "reference", "cuda" if torch.cuda.is_available() else "triton"]  # "triton": interpreted
 
 
@@ -97,6 +100,65 @@ def small(op):
 @pytest.mark.parametrize("op", ops.REFERENCE)
 def test_opcheck(op):
     torch.library.opcheck(getattr(torch.ops.mae_fast, op).default, small(op))
+
+
+@pytest.mark.skipif(not BUILT, reason="csrc/ is not built")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_same_bits_with_any_number_of_threads(case, dtype):
+    args, grads, exact_args = make(case, dtype)
+    upstream = upstream_of(case, getattr(reference, case.op)(*exact_args)) if grads else None
+    results, before = [], torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(run(getattr(ops, case.op), args, grads, upstream))
+    torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.skipif(not BUILT, reason="csrc/ is not built")
+@pytest.mark.parametrize("wrong", [-1, 6])
+@pytest.mark.parametrize("op", WITH_IDS)
+def test_cpp_reads_and_writes_nothing_out_of_bounds(op, wrong):
+    args = list(small(op))
+    where = next(i for i, x in enumerate(args) if isinstance(x, torch.Tensor) and x.dtype == torch.int64)
+    args[where] = args[where].index_fill(1, torch.tensor(1), wrong)
+    with pytest.raises(IndexError, match=rf"{op}: ids out of 0\.\.5"):
+        getattr(torch.ops.mae_fast, op)(*args)
+
+
+def test_noise_is_sorted_as_argsort_sorts_it():
+    special = torch.tensor([0.0, -0.0, 1.0, -1.0, float("inf"), -float("inf"), float("nan"), -float("nan"), 1e-45])
+    for dtype in (torch.float64, torch.float32, *HALVES):
+        noise = special.to(dtype)[torch.randint(len(special), (5, 101))]
+        for a, b in zip(ops.random_masking(noise, 30), reference.random_masking(noise, 30), strict=True):
+            assert torch.equal(a, b), dtype
+
+
+def test_double_and_mixed_types():
+    tokens, mask_token, pos_embed, restore = (x.detach() for x in small("unshuffle"))
+    for first, second in product((torch.float64, torch.float32, *HALVES), repeat=2):
+        args = tokens.to(first), mask_token.to(second), pos_embed.to(second), restore
+        torch.testing.assert_close(ops.unshuffle(*args), reference.unshuffle(*args))
+        imgs, *rest, _ = (x.detach() if isinstance(x, torch.Tensor) else x for x in small("gather_patches"))
+        results = []
+        for op in (ops, reference):
+            leaf = imgs.to(first).requires_grad_()
+            patches = op.gather_patches(leaf, *rest, second)
+            results += [(patches.detach(), *torch.autograd.grad(patches.square().sum(), leaf))]
+        torch.testing.assert_close(*results)
+
+
+def test_no_images():
+    noise, imgs = torch.rand(0, 6), torch.rand(0, 3, 4, 6, requires_grad=True)
+    shuffle, restore, _ = ops.random_masking(noise, 2)
+    patches = ops.gather_patches(imgs, shuffle[:, :2], 2, (0,) * 3, (1,) * 3, torch.float32)
+    mask_token = torch.randn(12, requires_grad=True)
+    out = ops.unshuffle(patches, mask_token, torch.randn(1, 7, 12), restore)
+    assert out.shape == (0, 7, 12)
+    grads = torch.autograd.grad(out.sum(), [imgs, mask_token])
+    assert grads[0].shape == imgs.shape and grads[1].eq(0).all()
 
 
 def pipeline(noise, imgs, pixels, weight, mask_token, pos_embed):
@@ -209,6 +271,7 @@ def test_debug_checks_the_ids(monkeypatch):
 def test_backends_ask_the_dispatcher():
     table = ops.backends()
     assert set(table) == set(ops.REFERENCE)
+    assert {row["cpu"] for row in table.values()} == {"cpp" if BUILT else "reference"}
     assert {op for op, row in table.items() if row["cuda"] == "triton"} == set(ops.TRITON)
     with implementation("triton"):
         assert ops.backends()["unshuffle"]["cpu"] != "reference"
