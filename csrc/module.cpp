@@ -1,6 +1,6 @@
-// The empty Python module mae_fast._C (or _C_avx2, _C_avx512: the same sources for another instruction set). Importing it
-// runs the TORCH_LIBRARY_IMPL blocks of the other files, which hand their kernels to PyTorch's dispatcher; the schemas
-// live in mae_fast/ops.py.
+// The empty Python module mae_fast._C (or _C_avx2, _C_avx512: the same sources for another instruction set). Importing
+// it runs the TORCH_LIBRARY_IMPL blocks of the other files, which hand their kernels to PyTorch's dispatcher; the
+// schemas live in mae_fast/ops.py.
 
 #include <Python.h>
 

@@ -14,6 +14,24 @@ from mae_fast.attention import ATTENTION
 from mae_fast.positions import sincos_2d
 
 
+def _bare(module: nn.Module, cls: type) -> bool:
+    """Whether the module is just what it says, nothing wrapped or hooked: its parameters may be used alone."""
+    return type(module) is cls and not module._forward_hooks and not module._forward_pre_hooks
+
+
+def _compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """What matrix products compute in: autocast's type, else the given one."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
+
+
+def _add_norm(x: Tensor, y: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """-> x + y, the residual stream, and its norm, in the type that the product after it computes in."""
+    if _bare(norm, nn.LayerNorm) and norm.bias is not None:
+        return ops.add_layer_norm(x, y, norm.weight, norm.bias, norm.eps, _compute_dtype(x.device, x.dtype))
+    x = x if y is None else x + y
+    return x, norm(x)
+
+
 class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, attention):
         super().__init__()
@@ -32,7 +50,9 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(ops.bias_gelu(F.linear(x, self.fc1.weight), self.fc1.bias))
+        if _bare(self.fc1, nn.Linear) and self.fc1.bias is not None:
+            return self.fc2(ops.bias_gelu(F.linear(x, self.fc1.weight), self.fc1.bias))
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -44,8 +64,9 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x, normed = _add_norm(x, None, self.norm1)
+        x, normed = _add_norm(x, self.attn(normed), self.norm2)
+        return x + self.mlp(normed)
 
 
 class PatchEmbed(nn.Module):
@@ -231,9 +252,7 @@ class MaskedAutoencoderViT(nn.Module):
 
     def _encoder(self, imgs: Tensor, ids_BK: Tensor) -> Tensor:
         """The patches `ids` of each image -> (B, 1+K, D)."""
-        device, dtype = imgs.device.type, self.patch_embed.proj.weight.dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)  # what the product would cast the patches to
+        dtype = _compute_dtype(imgs.device, self.patch_embed.proj.weight.dtype)
         patches = ops.gather_patches(imgs, ids_BK, self.patch_embed.patch_size[0], self.mean, self.std, dtype)
         x = self.patch_embed(patches) + F.embedding(ids_BK, self.pos_embed[0, 1:])
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(imgs), -1, -1)
