@@ -38,25 +38,30 @@ def products(
     """The products of one step on `batch` RGB images of img_size pixels.
 
     naive: of the published model, which embeds every patch and predicts every token. Otherwise those of
-    `training_loss`, which embeds what is kept and predicts what is masked.
+    `training_loss`, which embeds what is kept and predicts what is masked, and so needs no more of the last block.
     """
     p, D, d = preset.patch_size, preset.embed_dim, preset.decoder_embed_dim
     L, P = (img_size // p) ** 2, 3 * p * p
     keep = int(L * (1 - mask_ratio))
     embedded, predicted = (L, 1 + L) if naive else (keep, L - keep)
+    decoder = 1 + L, d, preset.decoder_num_heads, preset.mlp_ratio
     return [
         Product("patch_embed", batch * embedded, P, D, left_gradient=False),
-        *_blocks("encoder", batch, 1 + keep, D, preset.num_heads, preset.depth, preset.mlp_ratio),
+        *_blocks("encoder", batch, 1 + keep, D, preset.num_heads, preset.mlp_ratio, preset.depth),
         Product("decoder_embed", batch * (1 + keep), D, d),
-        *_blocks("decoder", batch, 1 + L, d, preset.decoder_num_heads, preset.decoder_depth, preset.mlp_ratio),
+        *_blocks("decoder", batch, *decoder, preset.decoder_depth - 1),
+        *_blocks("last decoder", batch, *decoder, 1, wanted=predicted),
         Product("decoder_pred", batch * predicted, d, P),
     ]
 
 
-def _blocks(where: str, batch: int, N: int, D: int, heads: int, layers: int, mlp_ratio: float) -> list[Product]:
-    rows, hidden, Dh = batch * N, int(D * mlp_ratio), D // heads
+def _blocks(
+    where: str, batch: int, N: int, D: int, heads: int, mlp_ratio: float, layers: int, wanted: int | None = None
+) -> list[Product]:
+    """wanted: the tokens of each image that anything after the attention needs; all where it is None."""
+    rows, hidden, Dh = batch * (wanted or N), int(D * mlp_ratio), D // heads
     return [
-        Product(f"{where} qkv", rows, D, 3 * D, layers=layers),
+        Product(f"{where} qkv", batch * N, D, 3 * D, layers=layers),
         Product(f"{where} scores", N, Dh, N, heads=batch * heads, layers=layers),
         Product(f"{where} mix", N, N, Dh, heads=batch * heads, layers=layers),
         Product(f"{where} proj", rows, D, D, layers=layers),

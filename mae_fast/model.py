@@ -39,8 +39,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        return self.proj(self.attention(self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1))))
+    def forward(self, x_BND: Tensor, first: int = 0) -> Tensor:
+        """Every row attends to every row; the result is that of the rows from `first` on."""
+        x = self.attention(self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1)))
+        return self.proj(x[:, first:])
 
 
 class Mlp(nn.Module):
@@ -63,9 +65,10 @@ class Block(nn.Module):
         self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """x (B, N, D) -> (B, N - first, D): the rows before `first` are attended to and computed no further."""
         x, normed = _add_norm(x, None, self.norm1)
-        x, normed = _add_norm(x, self.attn(normed), self.norm2)
+        x, normed = _add_norm(x[:, first:], self.attn(normed, first), self.norm2)
         return x + self.mlp(normed)
 
 
@@ -212,7 +215,8 @@ class MaskedAutoencoderViT(nn.Module):
         """The loss of `forward`, same number and gradients, without what training throws away.
 
         The decoder runs in [cls, visible, masked] order with positions to match: attention does not see the order, so
-        nothing is unshuffled, and the rows to predict are one slice.
+        nothing is unshuffled, and the rows to predict are one slice, the only one that the last block computes after
+        its attention.
         """
         self._check_decoder()
         ids_shuffle, _, _, len_keep = self._draw_mask(imgs, mask_ratio, noise, for_loss=True)
@@ -222,8 +226,8 @@ class MaskedAutoencoderViT(nn.Module):
         positions = torch.cat([cls_pos.expand(len(imgs), -1, -1), F.embedding(ids_shuffle, patch_pos)], dim=1)
         x = torch.cat([visible, masked], dim=1) + positions
         for block in self.decoder_blocks:
-            x = block(x)
-        pred = self.decoder_pred(self.decoder_norm(x[:, 1 + len_keep :]))
+            x = block(x, first=1 + len_keep if block is self.decoder_blocks[-1] else 0)
+        pred = self.decoder_pred(self.decoder_norm(x[:, -masked.shape[1] :]))
         return self._masked_mse(pred, imgs, ids_shuffle[:, len_keep:])
 
     def encode(self, imgs: Tensor) -> Tensor:

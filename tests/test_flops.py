@@ -27,7 +27,7 @@ def test_totals_of_the_published_models(name, gflop):
     preset = getattr(config, name)
     assert step_flops(preset) / 1e9 == pytest.approx(gflop, abs=0.05)
     own = sum(product.flops for product in products(preset, 1))
-    assert 0.99 < own / step_flops(preset) < 1
+    assert 0.97 < own / step_flops(preset) < 1
 
 
 def test_the_naive_model_runs_exactly_these():
