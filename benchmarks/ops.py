@@ -30,6 +30,16 @@ SHAPES = {
     "gather_patches": dict(C=3, p=16, grid=(14, 14), ratio=0.75, layout="uint8"),
     "unshuffle": dict(L=196, D=512, ratio=0.75, pos="float32"),
     "masked_mse": dict(C=3, p=16, grid=(14, 14), ratio=0.75, layout="uint8", norm_pix=True),
+    "attention": dict(N=197, H=16, D=32),
+    "bias_gelu": dict(N=197, D=2048, bias="float32"),
+    "add_layer_norm": dict(N=197, D=512, x="float32"),
+}
+GRADS = {
+    "unshuffle": (0, 1),
+    "masked_mse": (0,),
+    "attention": (0,),
+    "bias_gelu": (0, 1),
+    "add_layer_norm": (0, 1, 2, 3),
 }
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
@@ -74,11 +84,15 @@ def copy_bandwidth(clock: Clock, device: str) -> float:
     return 2 * source.numel() / medians(clock, {"copy": lambda: target.copy_(source)}, 9)["copy"]
 
 
+def as_tuple(out) -> tuple:
+    return out if isinstance(out, tuple) else (out,)
+
+
 def parity(case: Case, dtype, device: str) -> tuple[float, bool]:
     """-> (largest error to float64 over outputs and gradients, whether the parity rule holds)."""
     args, grads, exact_args = make(case, dtype, device)
     naive = getattr(reference, case.op)
-    upstream = [torch.randn_like(naive(*exact_args), dtype=torch.float32)] if grads else ()
+    upstream = [torch.randn_like(x, dtype=torch.float32) for x in as_tuple(naive(*exact_args))] if grads else ()
     results = (
         run(f, a, grads, upstream) for f, a in ((getattr(ops, case.op), args), (naive, args), (naive, exact_args))
     )
@@ -97,7 +111,7 @@ def rows_of(op: str, batch: int, dtype, device: str, clock: Clock, copy: float, 
         yield {"op": op, "pass": "", "error": error, "verdict": "fails parity, not timed"}
         return
     args, _, _ = make(case, dtype, device)
-    grads = {"unshuffle": (0, 1), "masked_mse": (0,)}.get(op, ())  # what training asks for
+    grads = GRADS.get(op, ())
     leaves = {i: args[i].detach().requires_grad_() for i in grads}
     args = [leaves.get(i, x) for i, x in enumerate(args)]
     functions = {"ours": getattr(ops, op), "compiled": torch.compile(getattr(reference, op))}
@@ -105,12 +119,14 @@ def rows_of(op: str, batch: int, dtype, device: str, clock: Clock, copy: float, 
     if grads:
         passes["backward"] = {}
         for name, f in functions.items():
-            out = f(*args)
-            gradient = partial(
-                torch.autograd.grad, out, list(leaves.values()), torch.randn_like(out), retain_graph=True
+            out = as_tuple(f(*args))
+            upstream = [torch.randn_like(x) for x in out]
+            passes["backward"][name] = partial(
+                torch.autograd.grad, out, list(leaves.values()), upstream, retain_graph=True
             )
-            passes["backward"][name] = gradient
-    size = dict(K=147 if op == "masked_mse" else 49, image=1, compute=dtype.itemsize, out=4)
+    size = dict(K=147 if op == "masked_mse" else 49, D=SHAPES[op].get("D", 512), image=1, compute=dtype.itemsize, out=4)
+    if op == "attention":
+        size["D"] *= SHAPES[op]["H"]
     for name, sides in passes.items():
         moved = bytes_moved(op if name == "forward" else f"{op}_backward", batch, **size)
         seconds = medians(clock, sides, rounds)

@@ -124,12 +124,12 @@ def make(case: Case, dtype: torch.dtype, device="cpu") -> Inputs:
         qkv = _strided(qkv.to(dtype)) if s.get("strided") else qkv.to(dtype)
         return Inputs((qkv,), (0,), (qkv.double(),))
     if op == "bias_gelu":
-        x = torch.randn(s["B"], 2, s["D"], device=device) * (30 if s.get("large") else 2)
+        x = torch.randn(s["B"], s.get("N", 2), s["D"], device=device) * (30 if s.get("large") else 2)
         x = _strided(x.to(dtype)) if s.get("strided") else x.to(dtype)
         bias = torch.randn(s["D"], device=device).to(torch.float32 if s.get("bias") == "float32" else dtype)
         return Inputs((x, bias), (0, 1), (x.double(), bias.double()))
     if op == "add_layer_norm":
-        x, y = (torch.randn(s["B"], 2, s["D"], device=device) + 5 * s.get("large", 0) for _ in range(2))
+        x, y = (torch.randn(s["B"], s.get("N", 2), s["D"], device=device) + 5 * s.get("large", 0) for _ in range(2))
         x, y = x.to(torch.float32 if s.get("x") == "float32" else dtype), y.to(dtype)
         x, y = (_strided(x), _strided(y)) if s.get("strided") else (x, y)
         weight, bias = (torch.randn(s["D"], device=device) for _ in range(2))
