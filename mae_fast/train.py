@@ -23,6 +23,7 @@ from mae_fast.checkpoint import load_weights, read_state
 from mae_fast.config import PRESETS
 from mae_fast.data import make_loader, open_source
 from mae_fast.data.cpus import available_cpus
+from mae_fast.heap import keep_freed_memory
 from mae_fast.interrupt import Interrupted, StopSignal
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.ops import backends
@@ -217,6 +218,8 @@ def set_up(args: argparse.Namespace) -> Run:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         print("No CUDA device: training on the CPU", file=sys.stderr)
         args.device = "cpu"
+    if args.device == "cpu":
+        keep_freed_memory()
     world = distributed.init(torch.device(args.device).type, args.dist_url, args.dist_on_itp, args.world_size)
     device = torch.device(args.device, world.local_rank if args.device == "cuda" else None)
     args.world_size = world.size
