@@ -1,5 +1,6 @@
 """The ops' contract: parity of every implementation with the reference, torch.library's own checks, bad input."""
 
+import os
 import subprocess
 import sys
 from itertools import product
@@ -19,29 +20,46 @@ WITH_IDS = [op for op in ops.REFERENCE if "Tensor ids" in str(getattr(torch.ops.
 IMPLEMENTATIONS = ["cpu", "reference", "cuda" if torch.cuda.is_available() else "triton"]  # "triton": interpreted
 
 
-def assert_parity(fast, plain, exact, what):
-    """err(fast, exact) <= 2 err(plain, exact) + floor, as the largest error of the tensor."""
-    assert fast.dtype == plain.dtype and fast.shape == exact.shape, what
-    if not exact.numel():
-        return
-    error, allowed = ((x.double() - exact.double()).abs().max() for x in (fast, plain))
-    allowed = 2 * allowed + FLOOR[fast.dtype] * exact.double().abs().max()
-    assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"
-
-
-@pytest.fixture
-def poisoned():
-    """New memory is full of NaN (integers: the largest), so that an output which is not written is seen."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.empty(4).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def upstream_of(case, exact):
     """A random gradient of each of the op's results, as large as a GradScaler makes it where the case says so."""
     exact = exact if isinstance(exact, tuple) else (exact,)
     return [torch.randn_like(x, dtype=torch.float32) * case.shape.get("loss_scale", 1) for x in exact]
+
+
+def draw_case(case, dtype, name):
+    """Results and gradients of fresh inputs: by an implementation, by plain PyTorch, in float64."""
+    args, grads, exact_args = make(case, dtype, "cuda" if name == "cuda" else "cpu")
+    naive = getattr(reference, case.op)
+    upstream = upstream_of(case, naive(*exact_args)) if grads else ()
+    exact = run(naive, exact_args, grads, upstream)
+    plain = run(naive, args, grads, upstream)
+    with implementation("cpu" if name == "cuda" else name):
+        fast = run(getattr(ops, case.op), args, grads, upstream)
+    return list(zip(fast, plain, exact, strict=True))
+
+
+def assert_case_parity(case, dtype, name):
+    """err(fast, exact) <= 2 err(plain, exact) + floor, the largest errors of each result.
+
+    Over several draws where it is small: of few numbers the largest error is luck, theirs as well as ours.
+    """
+    results = draw_case(case, dtype, name)
+    if case.op == "random_masking":
+        assert all(torch.equal(fast, plain) for fast, plain, _ in results), case
+        return
+    for _ in range(min(15, 4096 // max(1, sum(exact.numel() for *_, exact in results)))):
+        more = draw_case(case, dtype, name)
+        results = [tuple(map(_side_by_side, *pair)) for pair in zip(results, more, strict=True)]
+    for i, (fast, plain, exact) in enumerate(results):
+        assert fast.dtype == plain.dtype and fast.numel() == exact.numel(), (case, i)
+        if exact.numel():
+            error, allowed = ((x.double() - exact).abs().max() for x in (fast, plain))
+            allowed = 2 * allowed + FLOOR[fast.dtype] * exact.abs().max()
+            assert error <= allowed, f"{case}, result {i}: error {error:.3g}, allowed {allowed:.3g}"
+
+
+def _side_by_side(a, b):
+    return torch.cat([a.flatten(), b.flatten()])
 
 
 @pytest.mark.filterwarnings("ignore:.*deterministic", "ignore:Warning only once for all operators")
@@ -49,19 +67,16 @@ def upstream_of(case, exact):
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_parity(case, dtype, name, poisoned):
-    device = "cuda" if name == "cuda" else "cpu"
-    args, grads, exact_args = make(case, dtype, device)
-    naive = getattr(reference, case.op)
-    upstream = upstream_of(case, naive(*exact_args)) if grads else ()
-    exact = run(naive, exact_args, grads, upstream)
-    plain = run(naive, args, grads, upstream)
-    with implementation("cpu" if name == "cuda" else name):
-        fast = run(getattr(ops, case.op), args, grads, upstream)
-    for i, (a, b, c) in enumerate(zip(fast, plain, exact, strict=True)):
-        if case.op == "random_masking":
-            assert torch.equal(a, b), f"output {i}"
-        else:
-            assert_parity(a, b, c, f"output or gradient {i}")
+    assert_case_parity(case, dtype, name)
+
+
+def test_loaded_build():
+    """One build is loaded, the best for this machine, and the one that test_cpus.py or `make sanitize` expects."""
+    loaded = [m.__file__ for name, m in sys.modules.items() if name.startswith("mae_fast._C") and m]
+    if not loaded:
+        pytest.skip("the C++ kernels are not built")
+    best = ops._CPU_KERNELS.get(torch.backends.cpu.get_cpu_capability(), "_C")
+    assert len(loaded) == 1 and f"/{best}." in loaded[0] and os.environ.get("MAE_FAST_BUILD", "") in loaded[0], loaded
 
 
 def small(op):
