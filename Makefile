@@ -1,10 +1,11 @@
 # make demo, make test: each does all the set-up it needs. PYTHON chooses the interpreter of the new environment.
+# make test-cpus, make sanitize: what needs more tools or minutes than CI has; see CONTRIBUTING.md.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-cpus sanitize lint clean
 setup: $(READY)
 
 # torch first: the extension is compiled against it, and the other packages then find it in place.
@@ -22,6 +23,31 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The second half compiles for aarch64; that the linking then fails, for want of libraries, is ignored.
+CROSS ?= aarch64-linux-gnu-
+test-cpus: setup
+	$(BIN)/python -m pytest -m emulated -rs tests/test_cpus.py
+	rm -rf build/aarch64 && mkdir -p build
+	_PYTHON_HOST_PLATFORM=linux-aarch64 CC=$(CROSS)gcc CXX=$(CROSS)g++ \
+	  $(BIN)/python setup.py --quiet build_ext --build-lib build/aarch64 --build-temp build/aarch64 >build/aarch64.log 2>&1
+	@if test `find build/aarch64 -name '*.o' | wc -l` = $(words $(wildcard csrc/*.cpp)); \
+	then echo "csrc/ compiles for aarch64"; else cat build/aarch64.log; exit 1; fi
+
+# GCC. The interpreter is not built with the sanitizers: they are loaded first, and libstdc++ for exceptions to be seen.
+CAPABILITIES := import torch; s = ["default", "avx2", "avx512"]; \
+	print(*s[:s.index(torch.backends.cpu.get_cpu_capability().lower()) + 1])
+SANITIZE := -g1 -fsanitize=address,undefined -fno-omit-frame-pointer
+sanitize: setup
+	CFLAGS="$(SANITIZE)" CXXFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	  $(BIN)/python setup.py --quiet build --build-lib build/sanitize --build-temp build/sanitize-objects
+	for capability in `$(BIN)/python -c '$(CAPABILITIES)'`; do \
+	  LD_PRELOAD="`gcc -print-file-name=libasan.so` `gcc -print-file-name=libstdc++.so`" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  ATEN_CPU_CAPABILITY=$$capability MAE_FAST_BUILD=/build/sanitize/ \
+	  $(BIN)/python -m pytest --capture=sys -o pythonpath=build/sanitize -p no:cacheprovider \
+	    tests/test_ops.py tests/test_ragged.py -k "cpu or test_loaded_build" || exit 1; \
+	done
 
 lint: setup
 	$(BIN)/ruff check .

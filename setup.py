@@ -7,8 +7,8 @@ missing: the C++ kernels only make it faster.
 """
 
 import os
-import platform
 import sys
+import sysconfig
 from glob import glob
 
 from setuptools import setup
@@ -45,7 +45,7 @@ else:
     # for the machine it runs on. Never flags per file: an inline function of a header compiled for AVX-512 in one file
     # may be the copy the linker keeps for all.
     INSTRUCTION_SETS = {"_C": ("DEFAULT", [])}
-    if platform.machine().lower() in ("x86_64", "amd64"):
+    if sysconfig.get_platform().endswith(("x86_64", "amd64")):
         INSTRUCTION_SETS |= {
             "_C_avx2": ("AVX2", ["-mavx2", "-mfma", "-mf16c"]),
             "_C_avx512": ("AVX512", ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]),

@@ -23,6 +23,7 @@
 #include <torch/library.h>
 
 #include <cmath>
+#include <exception>
 #include <limits>
 
 namespace {
@@ -180,8 +181,10 @@ void backward_head(const Shape& s, const Head<const S>& in, const S* grad, const
   }
 }
 
-// Whether oneDNN multiplies bfloat16 on this machine; asked once, by trying.
+// Whether oneDNN multiplies bfloat16 on this machine; asked once, by trying. PyTorch's own errors are c10::Error, those
+// of oneDNN, which on AVX-512 without bfloat16 says no later than PyTorch expects, are not.
 bool bfloat16_products() {
+  if (!at::globalContext().userEnabledMkldnn()) return false;  // nothing to try, and it may be enabled later
   static const bool can = [] {
     try {
       const BFloat16 x[32 * 32] = {};
@@ -189,16 +192,22 @@ bool bfloat16_products() {
       product(32, 32, 32, Rows<BFloat16>{x, 32}, Rows<BFloat16>{x, 32}, out, 32);
       at::native::cpublas::brgemm_release();
       return true;
-    } catch (const c10::Error&) {
+    } catch (const std::exception&) {
       return false;
     }
   }();
-  return can && at::globalContext().userEnabledMkldnn();
+  return can;
 }
 
 Shape check(const at::Tensor& qkv) {
   TORCH_CHECK(qkv.dim() == 5 && qkv.size(2) == 3, "attention: expected qkv (B, N, 3, H, D); got ", qkv.sizes());
   return {qkv.size(0), qkv.size(1), qkv.size(3), qkv.size(4)};
+}
+
+// Contiguous, and aligned for two bfloat16 to be read as one float: a tensor may start at any of its numbers.
+at::Tensor words(const at::Tensor& x) {
+  const at::Tensor y = x.contiguous();
+  return reinterpret_cast<uintptr_t>(y.const_data_ptr()) % sizeof(float) ? y.clone() : y;
 }
 
 // f(S, T) for the type S of the tensors and the type T the products are formed in.
@@ -224,7 +233,7 @@ std::tuple<at::Tensor, at::Tensor> attention(const at::Tensor& qkv) {
   const Shape s = check(qkv);
   at::Tensor out = at::empty({s.B, s.N, s.H * s.D}, qkv.options());
   at::Tensor lse = at::empty({s.B, s.H, s.N}, qkv.options().dtype(at::kFloat));
-  const at::Tensor x = qkv.contiguous();
+  const at::Tensor x = words(qkv);
   dispatch(qkv, s, [&]<typename S, typename T>(S, T) {
     const S* in = x.const_data_ptr<S>();
     S* to = out.mutable_data_ptr<S>();
@@ -245,7 +254,7 @@ at::Tensor attention_backward(const at::Tensor& grad, const at::Tensor& qkv, con
               qkv.sizes());
   TORCH_CHECK(grad.scalar_type() == qkv.scalar_type() && out.scalar_type() == qkv.scalar_type(),
               "attention_backward: expected one type; got ", grad.scalar_type(), " and ", qkv.scalar_type());
-  const at::Tensor x = qkv.contiguous(), o = out.contiguous(), g = grad.contiguous(), l = lse.contiguous();
+  const at::Tensor x = words(qkv), o = out.contiguous(), g = words(grad), l = lse.contiguous();
   at::Tensor grad_qkv = at::empty(qkv.sizes(), qkv.options());
   dispatch(qkv, s, [&]<typename S, typename T>(S, T) {
     const S *in = x.const_data_ptr<S>(), *out_data = o.const_data_ptr<S>(), *grad_data = g.const_data_ptr<S>();

@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include "sanitized.h"
+
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
 #include <ATen/native/CPUBlas.h>
@@ -45,6 +47,7 @@ class Buffer {
       if (!data_) throw std::bad_alloc();
       capacity_ = bytes;
     }
+    expose(data_.get(), n * sizeof(T), capacity_);
     return static_cast<T*>(data_.get());
   }
 
@@ -58,7 +61,11 @@ class Buffer {
 
 template <typename T>
 void product(int64_t m, int64_t n, int64_t k, Rows<T> a, Rows<T> b, float* c, int64_t ld_c, bool add = false) {
-  at::native::cpublas::brgemm(m, n, k, a.ld, b.ld, ld_c, add, a.data, b.data, c, per_word<T> == 2);
+  constexpr int64_t R = per_word<T>;
+  check_extent("a", a.data, m, k, a.ld);
+  check_extent("b", b.data, k / R, n * R, b.ld * R);
+  check_extent("c", c, m, n, ld_c);
+  at::native::cpublas::brgemm(m, n, k, a.ld, b.ld, ld_c, add, a.data, b.data, c, R == 2);
 }
 
 // (rows, columns) words -> (columns, rows) words.

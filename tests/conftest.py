@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -26,3 +27,12 @@ def round_to_bfloat16():
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     round_to_bfloat16()
+
+
+@pytest.fixture
+def poisoned():
+    """New memory is full of NaN (integers: the largest), so that an output which is not written is seen."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(4).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -106,6 +106,11 @@ def _strided(x):
     return wide[..., 1::2]
 
 
+def _offset(x):
+    """The same numbers, contiguous, one element after an aligned address."""
+    return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+
+
 def make(case: Case, dtype: torch.dtype, device="cpu") -> Inputs:
     """Fresh random inputs of a case, in a compute type."""
     s, op = case.shape, case.op
@@ -113,6 +118,7 @@ def make(case: Case, dtype: torch.dtype, device="cpu") -> Inputs:
         # Scores far apart: some probabilities are nothing, and the largest score is far from zero.
         qkv = torch.randn(s["B"], s["N"], 3, s["H"], s["D"], device=device) * (8 if s.get("large") else 1.5)
         qkv = _strided(qkv.to(dtype)) if s.get("strided") else qkv.to(dtype)
+        qkv = _offset(qkv) if s.get("offset") else qkv
         return Inputs((qkv,), (0,), (qkv.double(),))
     L = s["L"] if "L" in s else s["grid"][0] * s["grid"][1]
     kept = int(L * (1 - s["ratio"]))
