@@ -43,7 +43,7 @@ def test_older_builds(asked, build, able):
     parity_elsewhere(build, {"ATEN_CPU_CAPABILITY": asked})
 
 
-# Without AVX-512 oneDNN has no bfloat16 products; with AVX512_CORE it has them, without instructions for bfloat16.
+# Neither has bfloat16 brgemm: of AVX2 PyTorch says so, of AVX-512 without bfloat16 only oneDNN, by another exception.
 @pytest.mark.parametrize("isa", ["AVX2", "AVX512_CORE"])
 def test_older_onednn(isa):
     if MACHINE != "AVX512":
@@ -81,7 +81,7 @@ def test_machine_code_keeps_to_its_instruction_set(build):
     assert not found, found[:10]
 
 
-# Nehalem (2008) is the oldest family that NumPy's wheel runs on (PyTorch's needs less); Haswell (2013) is the first with AVX2.
+# Nehalem (2008): the oldest that NumPy's wheel runs on, PyTorch's needs less. Haswell (2013): the first with AVX2.
 @pytest.mark.emulated
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="needs qemu-x86_64 (Debian: qemu-user)")
