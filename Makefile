@@ -12,7 +12,7 @@ setup: $(READY)
 $(READY): setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip setuptools wheel
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy ninja
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dali,test]" triton
 	touch $@
 
