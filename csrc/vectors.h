@@ -4,6 +4,9 @@
 
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
+#include <c10/util/BFloat16.h>
+
+#include <bit>
 
 namespace mae_fast {
 
@@ -19,6 +22,13 @@ Float load(const T* x, int64_t count = Float::size()) {
 
 template <typename T>
 void store(Float x, T* out, int64_t count = Float::size()) {
+#if defined(CPU_CAPABILITY_AVX512) && defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    const auto y = std::bit_cast<__m256i>(_mm512_cvtneps_pbh(x));
+    if (count == Float::size()) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), y);
+    return _mm256_mask_storeu_epi16(out, (1u << count) - 1, y);
+  }
+#endif
   if constexpr (std::is_same_v<T, float>)
     x.store(out, count);
   else

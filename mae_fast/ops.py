@@ -21,15 +21,20 @@ from mae_fast import reference
 
 debug = False
 
-# The builds of csrc/, by the instruction set they need; ATEN_CPU_CAPABILITY=avx2 or default asks for an older one.
-_CPU_KERNELS = {"AVX512": "_C_avx512", "AVX2": "_C_avx2", "DEFAULT": "_C"}
+# The builds of csrc/, best first.
+_BUILDS = ["_C_avx512_bf16", "_C_avx512", "_C_avx2", "_C"]
+
+
+def _best_build() -> str:
+    """By the instruction set PyTorch chose for itself; ATEN_CPU_CAPABILITY=avx2 or default asks for an older one."""
+    best = {"AVX512": "_C_avx512", "AVX2": "_C_avx2"}.get(torch.backends.cpu.get_cpu_capability(), "_C")
+    bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "_C_avx512_bf16" if best == "_C_avx512" and bf16() else best
 
 
 def _load_cpu_kernels() -> None:
     """Register the C++ kernels of the best build this machine can run with the dispatcher."""
-    best = _CPU_KERNELS.get(torch.backends.cpu.get_cpu_capability(), "_C")
-    able = list(_CPU_KERNELS.values())
-    for name in able[able.index(best) :]:
+    for name in _BUILDS[_BUILDS.index(_best_build()) :]:
         try:
             import_module(f"mae_fast.{name}")
             return

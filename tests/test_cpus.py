@@ -15,6 +15,7 @@ from op_cases import CASES
 from test_ops import assert_case_parity
 
 import mae_fast
+from mae_fast import ops
 
 ROOT = Path(__file__).parent.parent
 BUILDS = {path.name.split(".")[0]: path for path in Path(mae_fast.__file__).parent.glob("_C*.so")}
@@ -48,7 +49,7 @@ def test_older_builds(asked, build, able):
 def test_older_onednn(isa):
     if MACHINE != "AVX512":
         pytest.skip(f"this machine is {MACHINE}")
-    parity_elsewhere("_C_avx512", {"ONEDNN_MAX_CPU_ISA": isa}, cases="attention and not 1024 and not fp16")
+    parity_elsewhere(ops._best_build(), {"ONEDNN_MAX_CPU_ISA": isa}, cases="attention and not 1024 and not fp16")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
@@ -63,6 +64,7 @@ TOO_NEW = {
     "_C": r"\tv\w+ .*%[xyz]mm|%k[0-7]\b",
     "_C_avx2": r"%zmm|%k[0-7]\b|%[xy]mm(1[6-9]|[23]\d)",
     "_C_avx512": r"\t(vcvtne2?ps2bf16|vdpbf16ps|vpdp\w+|t(dp|ile)\w+|v\w+[ps]h) ",
+    "_C_avx512_bf16": r"\t(vpdp\w+|t(dp|ile)\w+|v\w+[ps]h) ",
 }
 
 

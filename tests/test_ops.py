@@ -75,8 +75,9 @@ def test_loaded_build():
     loaded = [m.__file__ for name, m in sys.modules.items() if name.startswith("mae_fast._C") and m]
     if not loaded:
         pytest.skip("the C++ kernels are not built")
-    best = ops._CPU_KERNELS.get(torch.backends.cpu.get_cpu_capability(), "_C")
-    assert len(loaded) == 1 and f"/{best}." in loaded[0] and os.environ.get("MAE_FAST_BUILD", "") in loaded[0], loaded
+    assert (
+        len(loaded) == 1 and f"/{ops._best_build()}." in loaded[0] and os.environ.get("MAE_FAST_BUILD", "") in loaded[0]
+    ), loaded
 
 
 def small(op):
@@ -296,7 +297,8 @@ def test_backends_ask_the_dispatcher():
 def test_backends_of_a_build_with_neither_cpp_nor_triton():
     code = """
 import sys, warnings
-sys.modules.update({name: None for name in ("mae_fast._C", "mae_fast._C_avx2", "mae_fast._C_avx512", "triton")})
+builds = "_C", "_C_avx2", "_C_avx512", "_C_avx512_bf16"
+sys.modules.update({"triton": None, **{f"mae_fast.{name}": None for name in builds}})
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     from mae_fast import ops
