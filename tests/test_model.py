@@ -272,3 +272,38 @@ def test_nothing_masked_still_encodes():
 def test_custom_norm_layer_is_used():
     fast = mae_fast.MaskedAutoencoderViT(**TINY, norm_layer=nn.RMSNorm)
     assert isinstance(fast.decoder_blocks[1].norm2, nn.RMSNorm)
+
+
+def test_layers_that_are_wrapped_or_hooked_run_themselves():
+    """The block hands the parameters of plain layers to fused ops, past the layers: not of those that do more."""
+    fast, naive = both()
+    calls = []
+
+    class Adapted(nn.Linear):
+        def forward(self, x):
+            calls.append("adapted")
+            return super().forward(x)
+
+    block = fast.blocks[0]
+    block.norm1.register_forward_hook(lambda *_: calls.append("norm1"))
+    block.norm2.register_forward_pre_hook(lambda *_: calls.append("norm2"))
+    adapted = Adapted(48, 192)
+    adapted.load_state_dict(block.mlp.fc1.state_dict())
+    block.mlp.fc1 = adapted
+    imgs, noise = images(fast), torch.rand(3, 16)
+    assert error(fast(imgs, 0.75, noise)[0], naive(imgs, 0.75, noise)[0]) < 1e-5
+    assert calls == ["norm1", "norm2", "adapted"]
+
+
+@pytest.mark.parametrize("name", ["fused", "sdpa", "reference"])
+def test_every_attention_gives_the_same_numbers(name):
+    _, naive = both()
+    fast = mae_fast.MaskedAutoencoderViT(**TINY, attention=name)
+    fast.load_state_dict(naive.state_dict())
+    imgs, noise = images(fast), torch.rand(3, 16)
+    assert error(fast(imgs, 0.75, noise)[1], naive(imgs, 0.75, noise)[1]) < 1e-5
+
+
+def test_an_unknown_attention_is_named():
+    with pytest.raises(ValueError, match="attention: expected one of auto, fused, sdpa"):
+        mae_fast.MaskedAutoencoderViT(**TINY, attention="flash")
