@@ -1,5 +1,5 @@
-// add_layer_norm for CPU tensors: s = x + y and LayerNorm(s), a residual connection and the norm that follows it; without
-// y, LayerNorm(x).
+// add_layer_norm for CPU tensors: s = x + y and LayerNorm(s), a residual connection and the norm that follows it;
+// without y, LayerNorm(x).
 //
 //   h = (s - mean) rstd,   out = h weight + bias
 //   g = grad_out weight,   ds = rstd (g - mean(g) - h mean(g h)) + grad_s
