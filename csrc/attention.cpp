@@ -97,7 +97,8 @@ float dot(const S* x, const S* y, int64_t n) {
 
 struct Buffers {
   Buffer q, k, v, dout, k_packed, k_rows, k_columns, v_packed, scores, probs, out, sums;
-  Buffer q_columns, dout_columns, q_packed, dout_packed, dprobs, dscores, dscores_packed, dq, dq_rows, dk, dv, lse, delta;
+  Buffer q_columns, dout_columns, q_packed, dout_packed, dprobs, dscores, dscores_packed;
+  Buffer dq, dq_rows, dk, dv, lse, delta;
 };
 thread_local Buffers buffers;
 

@@ -1,8 +1,8 @@
 // What attention.cpp is made of: rows of one head, the packing brgemm wants, and a thread's memory.
 //
 // brgemm computes C = A B with C in float32, A row-major, and B row-major for float32. For bfloat16, B holds two rows
-// interleaved: (b[0][j], b[1][j]), so that each 32-bit word is one step of a two-element dot product ("VNNI"). A word is
-// therefore one float or two bfloat16; both kinds of packing below move words.
+// interleaved: (b[0][j], b[1][j]), so that each 32-bit word is one step of a two-element dot product ("VNNI"). A word
+// is therefore one float or two bfloat16; both kinds of packing below move words.
 
 #pragma once
 

@@ -1,5 +1,5 @@
-// What the address sanitizer (`make sanitize`) cannot see by itself: reads and writes past the part of a kept buffer that
-// was asked for, reads of what nothing has written, and those of machine code that oneDNN generates. Else, nothing.
+// What the address sanitizer (`make sanitize`) cannot see by itself: reads and writes past the part of a kept buffer
+// that was asked for, reads of what nothing has written, and those of machine code that oneDNN generates. Else, nothing.
 
 #pragma once
 
