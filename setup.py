@@ -41,9 +41,9 @@ else:
                 self.failed = self.extensions
             self.extensions = [e for e in self.extensions if e not in self.failed]
 
-    # One extension an instruction set, from the same sources, with PyTorch's own flags: mae_fast/ops.py imports the one
-    # for the machine it runs on. Never flags per file: an inline function of a header compiled for AVX-512 in one file
-    # may be the copy the linker keeps for all.
+    # One extension an instruction set, from the same sources, with PyTorch's own flags: mae_fast/ops/builds.py imports
+    # the one for the machine it runs on. Never flags per file: an inline function of a header compiled for AVX-512 in
+    # one file may be the copy the linker keeps for all.
     INSTRUCTION_SETS = {"_C": ("DEFAULT", [])}
     if sysconfig.get_platform().endswith(("x86_64", "amd64")):
         avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
@@ -74,7 +74,7 @@ else:
     commands = {"build_ext": OptionalBuild}
 
 setup(
-    packages=["mae_fast", "mae_fast.data", "mae_fast_kernels"],
+    packages=["mae_fast", "mae_fast.data", "mae_fast.ops", "mae_fast_kernels"],
     package_dir={"mae_fast_kernels": "kernels"},
     ext_modules=extensions,
     cmdclass=commands,

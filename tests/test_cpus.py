@@ -15,7 +15,7 @@ from op_cases import CASES
 from test_ops import assert_case_parity
 
 import mae_fast
-from mae_fast import ops
+from mae_fast.ops.builds import best_build
 
 ROOT = Path(__file__).parent.parent
 BUILDS = {path.name.split(".")[0]: path for path in Path(mae_fast.__file__).parent.glob("_C*.so")}
@@ -49,7 +49,7 @@ def test_older_builds(asked, build, able):
 def test_older_onednn(isa):
     if MACHINE != "AVX512":
         pytest.skip(f"this machine is {MACHINE}")
-    parity_elsewhere(ops._best_build(), {"ONEDNN_MAX_CPU_ISA": isa}, cases="attention and not 1024 and not fp16")
+    parity_elsewhere(best_build(), {"ONEDNN_MAX_CPU_ISA": isa}, cases="attention and not 1024 and not fp16")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])

@@ -10,6 +10,7 @@ import torch
 from op_cases import CASES, implementation, make, run
 
 from mae_fast import ops, reference
+from mae_fast.ops.builds import best_build
 
 HALVES = torch.bfloat16, torch.float16
 # Where plain PyTorch happens to be exact: a rounding of the result's type (float32: a few, for sums in another order),
@@ -76,7 +77,7 @@ def test_loaded_build():
     if not loaded:
         pytest.skip("the C++ kernels are not built")
     assert (
-        len(loaded) == 1 and f"/{ops._best_build()}." in loaded[0] and os.environ.get("MAE_FAST_BUILD", "") in loaded[0]
+        len(loaded) == 1 and f"/{best_build()}." in loaded[0] and os.environ.get("MAE_FAST_BUILD", "") in loaded[0]
     ), loaded
 
 
@@ -277,7 +278,7 @@ def test_bad_input_is_named(name, op, args):
 
 def test_debug_checks_the_ids(monkeypatch):
     imgs, *rest = torch.randn(2, 3, 4, 6), 2, (0,) * 3, (1,) * 3, torch.float32
-    monkeypatch.setattr(ops, "debug", True)
+    monkeypatch.setattr("mae_fast.ops.checks.debug", True)
     ops.gather_patches(imgs, torch.tensor([[0, 5], [3, 1]]), *rest)
     for ids in ([[0, 6], [3, 1]], [[0, -1], [3, 1]], [[0, 5], [1, 1]]):
         with pytest.raises(ValueError, match=r"ids: expected distinct numbers in 0\.\.5"):

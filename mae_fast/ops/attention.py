@@ -1,0 +1,69 @@
+"""Attention on packed qkv, for sequences short enough that a head stays on the chip."""
+
+import torch
+from torch import Tensor
+from torch.library import define, register_autograd, register_fake
+
+from mae_fast import reference
+from mae_fast.ops.checks import describe
+from mae_fast.ops.library import register
+
+define("mae_fast::attention", "(Tensor qkv) -> (Tensor, Tensor)")
+define("mae_fast::attention_backward", "(Tensor grad, Tensor qkv, Tensor out, Tensor lse) -> Tensor")
+
+
+def _forward(qkv):
+    q, k, _ = qkv.float().permute(2, 0, 3, 1, 4)  # each (B, H, N, Dh)
+    return reference.attention(qkv), (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).logsumexp(-1)
+
+
+@register_fake("mae_fast::attention")
+def _fake(qkv):
+    B, N, _, H, D = qkv.shape
+    return qkv.new_empty(B, N, H * D), qkv.new_empty((B, H, N), dtype=torch.float32)
+
+
+def _backward(grad, qkv, out, lse):
+    q, k, v = qkv.float().permute(2, 0, 3, 1, 4)
+    grad = grad.float().unflatten(2, (-1, q.shape[-1])).transpose(1, 2)
+    scale = q.shape[-1] ** -0.5
+    probs = (q @ k.transpose(-2, -1) * scale - lse.unsqueeze(-1)).exp()
+    grad_probs = grad @ v.transpose(-2, -1)
+    # rowsum(dO o O) would do, but of an O that was rounded along the way
+    grad_scores = probs * (grad_probs - (probs * grad_probs).sum(-1, keepdim=True)) * scale
+    grads = grad_scores @ k, grad_scores.transpose(-2, -1) @ q, probs.transpose(-2, -1) @ grad
+    return torch.stack(grads).permute(1, 3, 0, 2, 4).to(qkv.dtype).contiguous()
+
+
+@register_fake("mae_fast::attention_backward")
+def _backward_fake(grad, qkv, out, lse):
+    return qkv.new_empty(qkv.shape)
+
+
+def _setup(ctx, inputs, output):
+    ctx.save_for_backward(inputs[0], *output)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _grad(ctx, grad, _):
+    return None if grad is None else torch.ops.mae_fast.attention_backward(grad, *ctx.saved_tensors)
+
+
+register_autograd("mae_fast::attention", _grad, setup_context=_setup)
+register("attention", _forward)
+register("attention_backward", _backward)
+
+
+def attention(qkv: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(Dh)) v of every head: packed qkv (B, N, 3, H, Dh) -> (B, N, H*Dh).
+
+    qkv: float32, bfloat16 or float16, as a linear layer of 3*H*Dh outputs leaves it, N at least 1; float64 takes the
+    reference. Made for N up to 1024 and Dh of 16 to 128: a head's keys and values stay on the chip. The forward keeps
+    one number a row for the backward, the logsumexp of the scores, in float32. Source: Vaswani et al. 2017, eq. 1.
+    """
+    if qkv.dim() != 5 or qkv.shape[2] != 3 or not qkv.is_floating_point() or not qkv.shape[1]:
+        raise ValueError(f"qkv: expected float (B, N, 3, H, Dh) with N at least 1; got {describe(qkv)}")
+    if qkv.dtype == torch.float64:
+        return reference.attention(qkv)
+    return torch.ops.mae_fast.attention(qkv)[0]

@@ -1,0 +1,30 @@
+"""Which build of the C++ kernels this machine runs: csrc/ is compiled once for each instruction set."""
+
+import warnings
+from importlib import import_module
+
+import torch
+
+BUILDS = ["_C_avx512_bf16", "_C_avx512", "_C_avx2", "_C"]  # best first
+
+
+def best_build() -> str:
+    """By the instruction set PyTorch chose for itself; ATEN_CPU_CAPABILITY=avx2 or default asks for an older one."""
+    best = {"AVX512": "_C_avx512", "AVX2": "_C_avx2"}.get(torch.backends.cpu.get_cpu_capability(), "_C")
+    bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "_C_avx512_bf16" if best == "_C_avx512" and bf16() else best
+
+
+def load_cpu_kernels() -> None:
+    """Register the C++ kernels of the best build there is for this machine with the dispatcher, or warn."""
+    for name in BUILDS[BUILDS.index(best_build()) :]:
+        try:
+            import_module(f"mae_fast.{name}")
+            return
+        except ImportError as error:
+            reason = error
+    warnings.warn(
+        f"mae_fast's C++ kernels are not built ({reason}); CPU tensors take the slower PyTorch reference. "
+        "To build them: pip install --no-build-isolation -e . (needs a C++20 compiler)",
+        stacklevel=4,
+    )

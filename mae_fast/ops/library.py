@@ -1,0 +1,50 @@
+"""Hands each op's kernels to PyTorch's dispatcher, and says what is there."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+import torch
+
+try:
+    import triton  # noqa: F401
+
+    HAS_TRITON = True
+except ImportError:
+    HAS_TRITON = False  # CUDA tensors take the reference, and backends() says so
+
+REFERENCE: dict[str, Callable] = {}  # op -> its kernel in plain PyTorch
+TRITON: dict[str, Callable] = {}  # op -> its launcher
+
+
+def register(op: str, reference: Callable, triton: str | None = None) -> set[str]:
+    """Kernels of a defined op: the reference, and from the file of that name in kernels/ the launcher called as the op.
+
+    -> the types of device that have a kernel of their own, C++ or Triton.
+    """
+    REFERENCE[op] = reference
+    torch.library.impl(f"mae_fast::{op}", "default", reference)
+    if triton and HAS_TRITON:
+        TRITON[op] = getattr(import_module(f"mae_fast_kernels.{triton}"), op)
+        torch.library.impl(f"mae_fast::{op}", "CUDA", _on_device(TRITON[op]))
+    return {device for device, kind in _kinds(op).items() if kind != "reference"}
+
+
+def backends() -> dict[str, dict[str, str]]:
+    """Which implementation each op runs on each device, asked of the dispatcher: {op: {"cpu": ..., "cuda": ...}}."""
+    return {op: _kinds(op) for op in REFERENCE}
+
+
+def _kinds(op: str) -> dict[str, str]:
+    kernels = {"cpu": ("CPU", "cpp"), "cuda": ("CUDA", "triton")}
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return {device: kind if has(f"mae_fast::{op}", key) else "reference" for device, (key, kind) in kernels.items()}
+
+
+def _on_device(launcher: Callable) -> Callable:
+    """Triton launches on the current device, PyTorch promises the device of the tensors."""
+
+    def launch(x, *args):
+        with torch.cuda.device(x.device):
+            return launcher(x, *args)
+
+    return launch
