@@ -9,19 +9,18 @@
 // written once. The sums over rows are kept apart for a fixed number of chunks and then added in order, so that they do
 // not depend on the number of threads.
 
+#include "ops.h"
 #include "vectors.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include <cmath>
 
+namespace mae_fast {
 namespace {
-
-using namespace mae_fast;
 
 constexpr int64_t kChunks = 32;
 
@@ -122,6 +121,8 @@ void dispatch(at::ScalarType x, at::ScalarType y, const F& f) {
     TORCH_CHECK(false, "add_layer_norm: no kernel for ", y);
 }
 
+}  // namespace
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm(
     const at::Tensor& x, const std::optional<at::Tensor>& y, const at::Tensor& weight, const at::Tensor& bias,
     double eps, at::ScalarType dtype) {
@@ -168,9 +169,4 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm_backwa
   return {grad_x, grad_y, parameters[0].clone(), parameters[1].clone()};
 }
 
-}  // namespace
-
-TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
-  m.impl("add_layer_norm", add_layer_norm);
-  m.impl("add_layer_norm_backward", add_layer_norm_backward);
-}
+}  // namespace mae_fast

@@ -1,7 +1,7 @@
 // attention for CPU tensors: softmax(q k^T / sqrt(D)) v, forward and backward, on packed qkv (B, N, 3, H, D).
 //
 //   forward   S = Q K^T,  P = exp(scale S - lse),  O = P V                    lse: logsumexp of the scaled scores, fp32
-//   backward  d = rowsum(dO o O),  dS = P o (dO V^T - d),  dV = P^T dO,  dQ = scale dS K,  dK = scale dS^T Q
+//   backward  dP = dO V^T,  dS = P o (dP - rowsum(P o dP)),  dV = P^T dO,  dQ = scale dS K,  dK = scale dS^T Q
 //
 // MAE's sequences are short: a task is one head of one image, whose keys and values stay in cache, and a block of
 // queries sees all keys at once, so that there is no online softmax and no second pass. Rows of q, k, v and dO are read
@@ -9,25 +9,25 @@
 // PyTorch exports: AMX, AVX-512 or AVX2, chosen by oneDNN on the machine it runs on. bfloat16 is multiplied as such
 // where the machine can; else, like float16, it is widened to float32 a head at a time.
 //
-// The backward keeps queries along the columns, S^T = K Q^T: then P^T and dS^T lie as dV and dK want them, lse and d
-// are vectors along a row, and dQ^T = K^T dS^T needs transposes of N x D only.
+// The backward keeps queries along the columns, S^T = K Q^T: then P^T and dS^T lie as dV and dK want them, and lse and d
+// are vectors along a row. d is summed as P o dP there, which is nearer than O in memory.
 
 #include "heads.h"
+#include "ops.h"
 
 #include <ATen/Context.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <cmath>
 #include <exception>
 #include <limits>
 
+namespace mae_fast {
 namespace {
 
-using namespace mae_fast;
 using at::BFloat16;
 
 constexpr int64_t kQueries = 64;  // queries a block: scores and their gradient, N x 64 floats each, stay in cache
@@ -67,9 +67,9 @@ template <typename T>
 std::pair<float, float> softmax_row(float* scores, int64_t n, int64_t width, float scale, T* probs) {
   std::fill(scores + n, scores + width, -kInfinity);
   Float maximum(-kInfinity), sum(0);
-  for (int64_t j = 0; j < width; j += Float::size()) maximum = at::vec::maximum(maximum, Float::loadu(scores + j));
-  const float top =
-      scale * at::vec::vec_reduce_all<float>([](Float x, Float y) { return at::vec::maximum(x, y); }, maximum);
+  const auto larger = [](Float x, Float y) { return at::vec::clamp_min(x, y); };  // maximum() also looks for NaN
+  for (int64_t j = 0; j < width; j += Float::size()) maximum = larger(maximum, Float::loadu(scores + j));
+  const float top = scale * at::vec::vec_reduce_all<float>(larger, maximum);
   for (int64_t j = 0; j < width; j += Float::size()) {
     const Float p = exponential<T>(at::vec::fmsub(Float::loadu(scores + j), Float(scale), Float(top)));
     sum = sum + p;
@@ -78,27 +78,29 @@ std::pair<float, float> softmax_row(float* scores, int64_t n, int64_t width, flo
   return {top, at::vec::vec_reduce_all<float>([](Float x, Float y) { return x + y; }, sum)};
 }
 
-// One key, all queries of a block: p = exp(scale s - lse), ds = p (dp - delta).
+// Keys along the rows, the queries of a block along the columns: p = exp(scale s - lse), ds = p (dp - delta), with delta
+// the column sums of p dp. s is overwritten.
 template <typename T>
-void softmax_backward_row(const float* s, const float* dp, const float* lse, const float* delta, int64_t width,
-                          float scale, T* p_out, T* ds_out) {
+void softmax_backward(float* s, const float* dp, const float* lse, int64_t keys, int64_t width, float scale, T* p_out,
+                      T* ds_out) {
   for (int64_t i = 0; i < width; i += Float::size()) {
-    const Float p = exponential<T>(at::vec::fmsub(Float::loadu(s + i), Float(scale), Float::loadu(lse + i)));
-    store(p, p_out + i);
-    store(p * (Float::loadu(dp + i) - Float::loadu(delta + i)), ds_out + i);
+    const Float lse_i = Float::loadu(lse + i);
+    Float delta(0);
+    for (int64_t j = i; j < keys * width; j += width) {
+      const Float p = exponential<T>(at::vec::fmsub(Float::loadu(s + j), Float(scale), lse_i));
+      delta = at::vec::fmadd(p, Float::loadu(dp + j), delta);
+      p.store(s + j);
+      store(p, p_out + j);
+    }
+    for (int64_t j = i; j < keys * width; j += width)
+      store(Float::loadu(s + j) * (Float::loadu(dp + j) - delta), ds_out + j);
   }
 }
 
-template <typename S>
-float dot(const S* x, const S* y, int64_t n) {
-  using Vec = at::vec::Vectorized<at::opmath_type<S>>;
-  return at::vec::map2_reduce_all<S>([](Vec a, Vec b) { return a * b; }, [](Vec a, Vec b) { return a + b; }, x, y, n);
-}
-
 struct Buffers {
-  Buffer q, k, v, dout, k_packed, k_rows, k_columns, v_packed, scores, probs, out, sums;
+  Buffer q, k, v, dout, k_packed, k_columns, v_packed, scores, probs, out, sums;
   Buffer q_columns, dout_columns, q_packed, dout_packed, dprobs, dscores, dscores_packed;
-  Buffer dq, dq_rows, dk, dv, lse, delta;
+  Buffer ds_rows, dq, dk, dv, lse;
 };
 thread_local Buffers buffers;
 
@@ -136,44 +138,35 @@ void backward_head(const Shape& s, const Head<const S>& in, const S* grad, const
   const auto q = widen<T>(Rows<S>{in.q, in.ld_qkv}, N, D, w.q), k = widen<T>(Rows<S>{in.k, in.ld_qkv}, N, D, w.k),
              v = widen<T>(Rows<S>{in.v, in.ld_qkv}, N, D, w.v), dout = widen<T>(Rows<S>{grad, in.ld_o}, N, D, w.dout);
 
-  // K^T row-major: its rows' words are the columns of packed K.
   const auto k_packed = pack(k, N, D, w.k_packed);
-  float* k_rows = w.k_rows.of<float>(D * even / R);
-  transpose(reinterpret_cast<const float*>(k_packed.data), even / R, D, R == 1 ? k_packed.ld : D, k_rows, even / R);
-
   float* scores = w.scores.of<float>(N * block);
   float* dprobs = w.dprobs.of<float>(N * block);
   T* probs = w.probs.of<T>(N * block);
   T* dscores = w.dscores.of<T>(N * block);
-  float* dq = w.dq.of<float>(D * block);
-  float* dq_rows = w.dq_rows.of<float>(block * D);
+  float* ds_rows = w.ds_rows.of<float>(block * even / R);
+  float* dq = w.dq.of<float>(block * D);
   float* dk = w.dk.of<float>(N * D);
   float* dv = w.dv.of<float>(N * D);
   float* block_lse = w.lse.of<float>(block);
-  float* delta = w.delta.of<float>(block);
 
   for (int64_t begin = 0; begin < N; begin += block) {
     const int64_t rows = std::min(block, N - begin), width = round_up(rows, 16);
     const auto q_block = q.from(begin), dout_block = dout.from(begin);
-    for (int64_t i = 0; i < width; ++i) {  // a column beyond the queries has probability exp(-inf) = 0
-      block_lse[i] = i < rows ? lse[begin + i] : kInfinity;
-      delta[i] = i < rows ? dot(grad + (begin + i) * in.ld_o, in.o + (begin + i) * in.ld_o, D) : 0;
-    }
+    std::copy_n(lse + begin, rows, block_lse);
+    std::fill(block_lse + rows, block_lse + width, kInfinity);  // beyond the queries: probability exp(-inf) = 0
     product(N, width, D, k, pack_transposed(q_block, rows, D, width, w.q_columns), scores, width);
     product(N, width, D, v, pack_transposed(dout_block, rows, D, width, w.dout_columns), dprobs, width);
-    for (int64_t j = 0; j < N; ++j)
-      softmax_backward_row(scores + j * width, dprobs + j * width, block_lse, delta, width, s.scale(),
-                           probs + j * width, dscores + j * width);
+    softmax_backward(scores, dprobs, block_lse, N, width, s.scale(), probs, dscores);
 
     const Rows<T> p{probs, width}, ds{dscores, width};
     const int64_t inner = round_up(rows, R);
     product(N, D, inner, p, pack(dout_block, rows, D, w.dout_packed), dv, D, begin > 0);
     product(N, D, inner, ds, pack(q_block, rows, D, w.q_packed), dk, D, begin > 0);
-    const Rows<T> k_transposed{reinterpret_cast<const T*>(k_rows), even};
-    product(D, width, even, k_transposed, pack(ds, N, width, w.dscores_packed), dq, width);
-    transpose(dq, D, rows, width, dq_rows, D);
-    for (int64_t i = 0; i < rows; ++i)
-      store_scaled(dq_rows + i * D, s.scale(), D, out.q + (begin + i) * out.ld_qkv);
+    // dS row-major: its rows' words are the columns of packed dS^T.
+    const auto ds_packed = pack(ds, N, width, w.dscores_packed);
+    transpose(reinterpret_cast<const float*>(ds_packed.data), even / R, rows, width, ds_rows, even / R);
+    product(rows, D, even, Rows<T>{reinterpret_cast<const T*>(ds_rows), even}, k_packed, dq, D);
+    for (int64_t i = 0; i < rows; ++i) store_scaled(dq + i * D, s.scale(), D, out.q + (begin + i) * out.ld_qkv);
   }
   for (int64_t j = 0; j < N; ++j) {
     store_scaled(dk + j * D, s.scale(), D, out.k + j * out.ld_qkv);
@@ -225,9 +218,12 @@ template <typename F>
 void for_each_head(const Shape& s, const F& f) {
   at::parallel_for(0, s.B * s.H, /*grain_size=*/1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) f(task);
+    finish_streams();
     at::native::cpublas::brgemm_release();  // AMX tiles, which other code on this thread may set up otherwise
   });
 }
+
+}  // namespace
 
 std::tuple<at::Tensor, at::Tensor> attention(const at::Tensor& qkv) {
   const Shape s = check(qkv);
@@ -269,9 +265,4 @@ at::Tensor attention_backward(const at::Tensor& grad, const at::Tensor& qkv, con
   return grad_qkv;
 }
 
-}  // namespace
-
-TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
-  m.impl("attention", attention);
-  m.impl("attention_backward", attention_backward);
-}
+}  // namespace mae_fast

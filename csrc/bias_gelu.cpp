@@ -8,6 +8,7 @@
 // 2e-7. Column sums are kept apart for a fixed number of chunks of rows and then added in order, so that they do not
 // depend on the number of threads.
 
+#include "ops.h"
 #include "vectors.h"
 
 #include <ATen/Dispatch.h>
@@ -15,11 +16,9 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
+namespace mae_fast {
 namespace {
-
-using namespace mae_fast;
 
 constexpr int64_t kChunks = 32;
 
@@ -88,6 +87,8 @@ void check(const at::Tensor& x, const at::Tensor& bias) {
               " and bias ", bias.sizes());
 }
 
+}  // namespace
+
 at::Tensor bias_gelu(const at::Tensor& x, const at::Tensor& bias) {
   check(x, bias);
   const at::Tensor from = x.contiguous(), b = bias.to(at::kFloat).contiguous();
@@ -119,9 +120,4 @@ std::tuple<at::Tensor, at::Tensor> bias_gelu_backward(const at::Tensor& grad, co
   return {grad_x, sums.sum(0)};
 }
 
-}  // namespace
-
-TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
-  m.impl("bias_gelu", bias_gelu);
-  m.impl("bias_gelu_backward", bias_gelu_backward);
-}
+}  // namespace mae_fast

@@ -6,11 +6,11 @@
 // the gradient (B, C, H, W), zero but in the wanted patches, a line of patches at a time.
 
 #include "ids.h"
+#include "ops.h"
 #include "patches.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 namespace mae_fast {
 namespace {
@@ -33,6 +33,8 @@ void run(const at::Tensor& imgs, const std::vector<int64_t>& ids, int64_t patch,
   });
 }
 
+}  // namespace
+
 at::Tensor gather_patches(const at::Tensor& imgs, const at::Tensor& ids, int64_t patch, at::ArrayRef<double> mean,
                           at::ArrayRef<double> std, at::ScalarType dtype) {
   const ImageShape shape(imgs, patch, "gather_patches");
@@ -42,6 +44,8 @@ at::Tensor gather_patches(const at::Tensor& imgs, const at::Tensor& ids, int64_t
   (is_double ? run<double> : run<float>)(imgs, checked, patch, mean, std, out);
   return out;
 }
+
+namespace {
 
 // Numbers are only moved here, as words of their size. CHANNELS as in patches.h.
 template <typename word_t, int CHANNELS>
@@ -78,6 +82,8 @@ void run_backward(const at::Tensor& rows, const std::vector<int64_t>& ids, int64
   });
 }
 
+}  // namespace
+
 at::Tensor gather_patches_backward(const at::Tensor& grad, const at::Tensor& ids, int64_t patch, at::IntArrayRef size,
                                    at::ScalarType dtype) {
   TORCH_CHECK(size.size() == 4 && patch > 0 && size[2] % patch == 0 && size[3] % patch == 0,
@@ -95,10 +101,4 @@ at::Tensor gather_patches_backward(const at::Tensor& grad, const at::Tensor& ids
   return grad_imgs;
 }
 
-}  // namespace
 }  // namespace mae_fast
-
-TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
-  m.impl("gather_patches", mae_fast::gather_patches);
-  m.impl("gather_patches_backward", mae_fast::gather_patches_backward);
-}

@@ -126,9 +126,18 @@ Rows<T> widen(Rows<S> x, int64_t rows, int64_t D, Buffer& buffer) {
   }
 }
 
+// A row of results, past the caches where it is whole vectors.
 template <typename T>
 void store_scaled(const float* x, float scale, int64_t n, T* out) {
-  for_each_vector(n, [&](int64_t j, int64_t count) { store(load(x + j, count) * Float(scale), out + j, count); });
+  using Vector = at::vec::Vectorized<T>;
+  if (n % Vector::size() || reinterpret_cast<uintptr_t>(out) % sizeof(Vector))
+    return for_each_vector(
+        n, [&](int64_t j, int64_t count) { store(load(x + j, count) * Float(scale), out + j, count); });
+  for (int64_t j = 0; j < n; j += Vector::size())
+    if constexpr (std::is_same_v<T, float>)
+      stream(load(x + j) * Float(scale), out + j);
+    else
+      stream(narrow<T>(load(x + j) * Float(scale), load(x + j + Float::size()) * Float(scale)), out + j);
 }
 
 }  // namespace mae_fast

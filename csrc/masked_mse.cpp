@@ -8,11 +8,11 @@
 // row's sum is kept apart and the rows are added in order, so that the result does not depend on the number of threads.
 
 #include "ids.h"
+#include "ops.h"
 #include "patches.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <cmath>
 #include <vector>
@@ -65,6 +65,8 @@ void run(const at::Tensor& pred, const at::Tensor& imgs, const std::vector<int64
   loss.fill_(total / (static_cast<double>(rows) * P));
 }
 
+}  // namespace
+
 std::tuple<at::Tensor, at::Tensor> masked_mse(const at::Tensor& pred, const at::Tensor& imgs, const at::Tensor& ids,
                                               int64_t patch, at::ArrayRef<double> mean, at::ArrayRef<double> std,
                                               bool norm_pix, bool with_grad) {
@@ -83,6 +85,8 @@ std::tuple<at::Tensor, at::Tensor> masked_mse(const at::Tensor& pred, const at::
   (is_double ? run<double> : run<float>)(pred, imgs, checked, K, patch, mean, std, norm_pix, loss, residual);
   return {loss, residual};
 }
+
+namespace {
 
 // k_of: which row of residual a row of grad comes from, -1 for none; empty where the rows are the same.
 template <typename acc_t>
@@ -106,6 +110,8 @@ void run_backward(const at::Tensor& residual, const std::vector<int64_t>& k_of, 
   });
 }
 
+}  // namespace
+
 at::Tensor masked_mse_backward(const at::Tensor& residual, const at::Tensor& ids, const at::Tensor& grad_loss,
                                int64_t num_rows) {
   TORCH_CHECK(residual.dim() == 3 && ids.dim() == 2 && residual.sizes().slice(0, 2) == ids.sizes(),
@@ -122,10 +128,4 @@ at::Tensor masked_mse_backward(const at::Tensor& residual, const at::Tensor& ids
   return grad;
 }
 
-}  // namespace
 }  // namespace mae_fast
-
-TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
-  m.impl("masked_mse", mae_fast::masked_mse);
-  m.impl("masked_mse_backward", mae_fast::masked_mse_backward);
-}

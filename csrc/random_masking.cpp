@@ -6,11 +6,12 @@
 // the numbers once the negative ones are turned round. That integer with the index below it is one key: keys are all
 // different, so any sort of them is stable.
 
+#include "ops.h"
+
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <bit>
@@ -18,6 +19,7 @@
 #include <limits>
 #include <vector>
 
+namespace mae_fast {
 namespace {
 
 constexpr int64_t GRAIN = 1024;  // numbers worth handing to another thread
@@ -57,6 +59,8 @@ void run(const at::Tensor& noise, int64_t len_keep, at::Tensor& ids_shuffle, at:
   });
 }
 
+}  // namespace
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> random_masking(const at::Tensor& noise, int64_t len_keep) {
   TORCH_CHECK(noise.dim() == 2, "random_masking: noise has shape ", noise.sizes());
   TORCH_CHECK(noise.size(1) <= std::numeric_limits<uint32_t>::max(), "random_masking: an index has 32 bits of a key");
@@ -72,6 +76,4 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> random_masking(const at::Tensor& 
   return {ids_shuffle, ids_restore, mask};
 }
 
-}  // namespace
-
-TORCH_LIBRARY_IMPL(mae_fast, CPU, m) { m.impl("random_masking", random_masking); }
+}  // namespace mae_fast

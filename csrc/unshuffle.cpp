@@ -9,12 +9,12 @@
 // chunks of ROWS rows, then over the chunks, so that the number of threads changes no bit of it.
 
 #include "ids.h"
+#include "ops.h"
 #include "rows.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <vector>
 
@@ -60,6 +60,8 @@ void run(const at::Tensor& tokens, const at::Tensor& masked, const at::Tensor& p
   });
 }
 
+}  // namespace
+
 at::Tensor unshuffle(const at::Tensor& tokens, const at::Tensor& mask_token, const at::Tensor& pos_embed,
                      const at::Tensor& ids_restore) {
   TORCH_CHECK(tokens.dim() == 3 && ids_restore.dim() == 2, "unshuffle: tokens have shape ", tokens.sizes());
@@ -75,6 +77,8 @@ at::Tensor unshuffle(const at::Tensor& tokens, const at::Tensor& mask_token, con
   (is_double ? run<double> : run<float>)(tokens, masked, pos, ids, out);
   return out;
 }
+
+namespace {
 
 template <typename acc_t>
 void run_backward(const at::Tensor& grad, const std::vector<int64_t>& ids, at::Tensor& grad_tokens,
@@ -116,6 +120,8 @@ void run_backward(const at::Tensor& grad, const std::vector<int64_t>& ids, at::T
   });
 }
 
+}  // namespace
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> unshuffle_backward(const at::Tensor& grad, const at::Tensor& ids_restore,
                                                                   int64_t num_tokens, at::ScalarType dtype,
                                                                   bool need_mask, bool need_pos) {
@@ -132,10 +138,4 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> unshuffle_backward(const at::Tens
   return {grad_tokens, grad_mask, grad_pos};
 }
 
-}  // namespace
 }  // namespace mae_fast
-
-TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
-  m.impl("unshuffle", mae_fast::unshuffle);
-  m.impl("unshuffle_backward", mae_fast::unshuffle_backward);
-}
