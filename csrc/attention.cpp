@@ -79,21 +79,26 @@ std::pair<float, float> softmax_row(float* scores, int64_t n, int64_t width, flo
 }
 
 // Keys along the rows, the queries of a block along the columns: p = exp(scale s - lse), ds = p (dp - delta), with delta
-// the column sums of p dp. s is overwritten.
+// the column sums of p dp. p is divided by its own sum, for lse was rounded. s is overwritten.
 template <typename T>
 void softmax_backward(float* s, const float* dp, const float* lse, int64_t keys, int64_t width, float scale, T* p_out,
                       T* ds_out) {
   for (int64_t i = 0; i < width; i += Float::size()) {
     const Float lse_i = Float::loadu(lse + i);
-    Float delta(0);
+    Float sum(0), delta(0);
     for (int64_t j = i; j < keys * width; j += width) {
       const Float p = exponential<T>(at::vec::fmsub(Float::loadu(s + j), Float(scale), lse_i));
+      sum = sum + p;
       delta = at::vec::fmadd(p, Float::loadu(dp + j), delta);
       p.store(s + j);
-      store(p, p_out + j);
     }
-    for (int64_t j = i; j < keys * width; j += width)
-      store(Float::loadu(s + j) * (Float::loadu(dp + j) - delta), ds_out + j);
+    const Float one_by_sum = Float(1) / sum;
+    delta = delta * one_by_sum;
+    for (int64_t j = i; j < keys * width; j += width) {
+      const Float p = Float::loadu(s + j) * one_by_sum;
+      store(p, p_out + j);
+      store(p * (Float::loadu(dp + j) - delta), ds_out + j);
+    }
   }
 }
 
@@ -153,7 +158,7 @@ void backward_head(const Shape& s, const Head<const S>& in, const S* grad, const
     const int64_t rows = std::min(block, N - begin), width = round_up(rows, 16);
     const auto q_block = q.from(begin), dout_block = dout.from(begin);
     std::copy_n(lse + begin, rows, block_lse);
-    std::fill(block_lse + rows, block_lse + width, kInfinity);  // beyond the queries: probability exp(-inf) = 0
+    std::fill(block_lse + rows, block_lse + width, 0.f);  // beyond the queries all numbers are finite, and unused
     product(N, width, D, k, pack_transposed(q_block, rows, D, width, w.q_columns), scores, width);
     product(N, width, D, v, pack_transposed(dout_block, rows, D, width, w.dout_columns), dprobs, width);
     softmax_backward(scores, dprobs, block_lse, N, width, s.scale(), probs, dscores);
