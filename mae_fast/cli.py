@@ -16,6 +16,11 @@ def main(argv: list[str] | None = None) -> int:
     add_pretrain(commands)
     add_reconstruct(commands)
     add_data(commands)
+    add_parity(commands)
+    commands.add_parser("bench", help="measure beside the peers and against the machine's limit", add_help=False)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["bench"]:  # its own parser is in benchmarks/, which only a clone has
+        return bench(argv[1:])
     args = parser.parse_args(argv)
     try:
         if getattr(args, "config", None):
@@ -111,3 +116,29 @@ def add_data(commands) -> None:
         print(f"Wrote {len(paths)} JPEG files under {args.folder}")
 
     photos.set_defaults(run=run_photos)
+
+
+def add_parity(commands) -> None:
+    from mae_fast.parity import command
+
+    command.add_arguments(commands.add_parser("parity", help="hold every op and a whole model to float64, here"))
+
+
+def bench(argv: list[str]) -> int:
+    """Run benchmarks/ of the clone that this package was imported from."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "benchmarks" / "__main__.py").is_file():
+        print(
+            "mae-fast bench: the benchmarks are not part of the installed package; clone the repository and "
+            "`pip install --no-build-isolation -e .` there",
+            file=sys.stderr,
+        )
+        return 1
+    sys.path.insert(0, str(root))
+    from benchmarks.__main__ import main as run
+
+    try:
+        return run(argv)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"mae-fast bench: {error}", file=sys.stderr)
+        return 1

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from op_cases import CASES
 from test_ops import assert_case_parity
 
 import mae_fast
 from mae_fast.ops.builds import best_build
+from mae_fast.parity.cases import CASES
 
 ROOT = Path(__file__).parent.parent
 BUILDS = {path.name.split(".")[0]: path for path in Path(mae_fast.__file__).parent.glob("_C*.so")}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from op_cases import implementation
+from implementations import implementation
 
 from mae_fast import ops, reference
 

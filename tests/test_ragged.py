@@ -7,10 +7,10 @@ from itertools import product
 
 import pytest
 import torch
-from op_cases import Case
 from test_ops import assert_case_parity
 
 from mae_fast import ops
+from mae_fast.parity.cases import Case
 
 LAYOUTS = "uint8", "uint8 window", "float", "float window", "channels_last", "every other pixel"
 

@@ -1,15 +1,14 @@
-"""The shared table of op cases: one row, and the parity tests (and benchmarks) of every implementation pick it up.
+"""The table of op cases: one row, and tests, `mae-fast parity` and benchmarks pick it up for every implementation.
 
-A row is (op, shape). `make` draws fresh inputs for it, `oracle` and `plain` are the reference in float64 and in the
-inputs' own type, `implementation` chooses who answers `mae_fast.ops` on the CPU.
+A row is (op, shape). `make` draws fresh inputs for it, `run` calls an implementation on them, forward and backward.
 """
 
-import contextlib
 from typing import NamedTuple
 
 import torch
 
-from mae_fast import ops, reference
+from mae_fast import reference
+from mae_fast.config import Preset
 
 
 class Case(NamedTuple):
@@ -78,6 +77,32 @@ CASES = [
     Case("add_layer_norm", dict(B=33, D=130, x="float32", strided=True, large=True)),
     Case("add_layer_norm", dict(B=9, D=512, x="float32", branch=False)),
 ]
+
+
+def preset_cases(preset: Preset, batch: int, img_size: int = 224, mask_ratio: float = 0.75) -> dict[str, Case]:
+    """The calls of each op in a training step of a preset: {"op, where in the model": case}."""
+    p, grid = preset.patch_size, (img_size // preset.patch_size,) * 2
+    L, D, d = grid[0] * grid[1], preset.embed_dim, preset.decoder_embed_dim
+    pictures = _patches(batch, 3, p, grid, mask_ratio, "uint8")
+    cases = {
+        "random_masking": Case("random_masking", dict(B=batch, L=L, ratio=mask_ratio)),
+        "gather_patches": Case("gather_patches", pictures),
+        "unshuffle": Case("unshuffle", dict(B=batch, L=L, D=d, ratio=mask_ratio, pos="float32")),
+        "masked_mse": Case("masked_mse", dict(pictures, norm_pix=True)),
+    }
+    for where, N, width, heads in (
+        ("encoder", 1 + int(L * (1 - mask_ratio)), D, preset.num_heads),
+        ("decoder", 1 + L, d, preset.decoder_num_heads),
+    ):
+        hidden = int(width * preset.mlp_ratio)
+        cases |= {
+            f"attention, {where}": Case("attention", dict(B=batch, N=N, H=heads, D=width // heads)),
+            f"bias_gelu, {where}": Case("bias_gelu", dict(B=batch, N=N, D=hidden, bias="float32")),
+            f"add_layer_norm, {where}": Case("add_layer_norm", dict(B=batch, N=N, D=width, x="float32")),
+        }
+    return cases
+
+
 MEAN, STD = {1: (0.5,), 3: reference.IMAGENET_MEAN, 4: (0.1, 0.3, 0.5, 0.7)}, {1: (0.2,), 3: reference.IMAGENET_STD}
 STD[4] = (0.2, 0.25, 0.3, 0.35)
 
@@ -188,16 +213,3 @@ def run(function, args, grads, upstream=()):
         return list(out)
     upstream = [grad.to(x.dtype) for grad, x in zip(upstream, out, strict=True)]
     return [*(x.detach() for x in out), *torch.autograd.grad(out, list(leaves.values()), upstream)]
-
-
-@contextlib.contextmanager
-def implementation(name: str):
-    """Who runs mae_fast.ops on CPU tensors: "cpu" (C++ where there is any), "reference", or "triton", interpreted."""
-    kernels = {"cpu": {}, "reference": ops.REFERENCE, "triton": ops.TRITON}[name]
-    library = torch.library.Library("mae_fast", "IMPL")
-    try:
-        for op, kernel in kernels.items():
-            library.impl(op, kernel, "CPU")
-        yield
-    finally:
-        library._destroy()
