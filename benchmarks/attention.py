@@ -21,11 +21,12 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.ops import DTYPES, ROUNDING
 from benchmarks.provenance import cpu_wait, provenance
 from mae_fast import ops, reference
 from mae_fast.attention import sdpa
 from mae_fast.heap import keep_freed_memory
+from mae_fast.parity.cases import DTYPES
+from mae_fast.parity.ops import FLOOR as ROUNDING
 
 SIDES = {"fused": ops.attention, "sdpa": sdpa, "plain": reference.attention}
 MAE = ["32x12x50x64", "32x16x197x32"]

@@ -4,6 +4,10 @@ The fused ops, attention apart, compute next to nothing, so this is their limit:
 output once.
 """
 
+import torch
+
+from mae_fast.parity.cases import Case
+
 BANDWIDTH = 4.3e12  # bytes a second: what a copy reaches on an H200
 
 
@@ -37,3 +41,22 @@ def bytes_moved(op: str, B: int, *, L: int = 196, K: int = 49, P: int = 768, D: 
 def seconds(op: str, B: int, bandwidth: float = BANDWIDTH, **shape: int) -> float:
     """Time of one call of an op if nothing but its least traffic took any."""
     return bytes_moved(op, B, **shape) / bandwidth
+
+
+def of_case(case: Case, direction: str, dtype: torch.dtype) -> int:
+    """Least bytes of one call of a case, "forward" or "backward", that computes in dtype."""
+    s, op = case.shape, case.op
+    shape = {"compute": dtype.itemsize, "out": 4, "pos": 4, "stream": 4}
+    if "N" in s:
+        shape["L"] = s["N"] - 1
+    else:
+        L = s["L"] if "L" in s else s["grid"][0] * s["grid"][1]
+        kept = int(L * (1 - s["ratio"]))
+        shape |= {"L": L, "K": L - kept if op == "masked_mse" else kept}
+    if "p" in s:
+        shape |= {"P": s["p"] ** 2 * s["C"], "image": 1 if s["layout"].startswith("uint8") else dtype.itemsize}
+    if op == "attention":
+        shape |= {"D": s["H"] * s["D"], "H": s["H"]}
+    elif "D" in s:
+        shape["D"] = s["D"]
+    return bytes_moved(op if direction == "forward" else f"{op}_backward", s["B"], **shape)

@@ -34,14 +34,17 @@ class Attention(nn.Module):
     def __init__(self, dim, num_heads=8, qkv_bias=False, qk_scale=None):
         super().__init__()
         self.num_heads = num_heads
+        self.fused_attn = False
         self.scale = qk_scale or (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x):
-        """Spelled out, as in that release: there was no scaled_dot_product_attention."""
+        """Spelled out, as in that release: there was no scaled_dot_product_attention. Today's timm has `fused_attn`."""
         B, N, D = x.shape
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
+        if self.fused_attn:
+            return self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, D))
         probs = ((q @ k.transpose(-2, -1)) * self.scale).softmax(dim=-1)
         return self.proj((probs @ v).transpose(1, 2).reshape(B, N, D))
 

@@ -1,9 +1,10 @@
 """Who is measured side by side: each builder makes a model as its own users do and gives it the weights of `state`.
 
-state: official keys. kwargs: arguments of `MaskedAutoencoderViT`, on square RGB images. Every peer runs with
-norm_pix_loss, 75 % masked, LayerNorm eps 1e-6, and draws its mask itself, by one torch.rand(B, L).
+state: official keys. kwargs: arguments of `MaskedAutoencoderViT`, on square RGB images, norm_pix_loss among them. Every
+peer runs 75 % masked, LayerNorm eps 1e-6, and draws its mask itself, by one torch.rand(B, L).
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 import mae_fast
 from benchmarks import official_shim
 from mae_fast import layouts
+from mae_fast.parity.model import MASK_RATIO
 
-MASK_RATIO = 0.75
 EPS = 1e-6
 
 
@@ -32,7 +33,7 @@ class Peer:
 
 
 def ours(state: dict, kwargs: dict, device: str) -> Peer:
-    model = mae_fast.MaskedAutoencoderViT(**kwargs, norm_pix_loss=True).to(device)
+    model = mae_fast.MaskedAutoencoderViT(**kwargs).to(device)
     model.load_state_dict(state)
     return Peer(model, partial(model.training_loss, mask_ratio=MASK_RATIO))
 
@@ -40,8 +41,17 @@ def ours(state: dict, kwargs: dict, device: str) -> Peer:
 def official(state: dict, kwargs: dict, device: str, directory: Path) -> Peer:
     """From a clone of facebookresearch/mae (benchmarks.official_shim)."""
     cls = official_shim.load(directory).MaskedAutoencoderViT
-    model = cls(**kwargs, norm_layer=partial(nn.LayerNorm, eps=EPS), norm_pix_loss=True).to(device)
+    model = cls(**kwargs, norm_layer=partial(nn.LayerNorm, eps=EPS)).to(device)
     model.load_state_dict(state)
+    return Peer(model, lambda imgs: model(imgs, mask_ratio=MASK_RATIO)[0])
+
+
+def with_sdpa(peer: Peer) -> Peer:
+    """The official model as it runs with today's timm, attention by scaled_dot_product_attention; same parameters."""
+    model = copy.deepcopy(peer.model, {id(p): p for p in peer.model.parameters()})
+    for module in model.modules():
+        if isinstance(module, official_shim.Attention):
+            module.fused_attn = True
     return Peer(model, lambda imgs: model(imgs, mask_ratio=MASK_RATIO)[0])
 
 
@@ -62,7 +72,7 @@ def huggingface(state: dict, kwargs: dict, device: str) -> Peer:
         decoder_intermediate_size=int(kwargs["decoder_embed_dim"] * kwargs["mlp_ratio"]),
         layer_norm_eps=EPS,
         mask_ratio=MASK_RATIO,
-        norm_pix_loss=True,
+        norm_pix_loss=kwargs["norm_pix_loss"],
         attn_implementation="sdpa",
     )).to(device).train()  # fmt: skip
     # The names by way of their reader, so that there is one table: send through it each key's number, not its weights.

@@ -13,6 +13,14 @@ import torch
 from benchmarks.flops import Product
 
 
+def groups(products: list[Product]) -> dict[str, list[Product]]:
+    """Those of linear layers and those of attention."""
+    return {
+        "linear products alone": [product for product in products if not product.attention],
+        "attention products alone": [product for product in products if product.attention],
+    }
+
+
 def run_alone(products: list[Product], device: str, dtype: torch.dtype = torch.bfloat16) -> Callable[[], None]:
     """-> a function that runs every product once: forward, left gradient, right gradient, for each layer."""
     calls = [call for product in products for call in _calls(product, device, dtype) * product.layers]

@@ -1,10 +1,13 @@
 """Where a measurement came from: the machine, the software, the state of the code, the command."""
 
 import platform
+import shlex
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -36,19 +39,46 @@ def cpu_wait() -> float | None:
     return int(some.rpartition("total=")[2]) / 1e6
 
 
-def provenance(device: str, module: str) -> dict:
-    """Facts to print above a table and to keep in its file. module: what `python -m` ran."""
+PACKAGES = ["numpy", "triton", "transformers", "timm", "xformers", "nvidia-dali-cuda130", "pillow"]
+
+
+def provenance(device: str, module: str, argv: list[str] | None = None) -> dict:
+    """Facts to print above a table and to keep in its file. module: what `python -m` ran; argv: its arguments."""
     git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
     name, instruction_sets = cpu()
-    facts = {"device": torch.cuda.get_device_name()} if device == "cuda" else {}
-    return facts | {
+    packages = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            packages[package] = version(package)
+    return (gpu() if device == "cuda" else {}) | {
         "cpu": name,
         "instruction sets": instruction_sets,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "packages": packages,
         "commit": git(["git", "rev-parse", "HEAD"]).stdout.strip(),
-        "clean": not git(["git", "status", "--porcelain"]).stdout.strip(),
-        "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
+        # Results that other parts have just written do not count.
+        "clean": not git(["git", "status", "--porcelain", "--", "..", ":!results"]).stdout.strip(),
+        "command": shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)]),
+        "date": time.strftime("%Y-%m-%d %H:%M %z"),
+    }
+
+
+def gpu() -> dict:
+    """The first CUDA device and its driver."""
+    properties = torch.cuda.get_device_properties(0)
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(asked, capture_output=True, text=True).stdout.split("\n")[0].strip()
+    except OSError:
+        driver = "unknown: no nvidia-smi"
+    return {
+        "device": properties.name,
+        "compute capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory GiB": round(properties.total_memory / 2**30, 1),
+        "driver": driver,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
     }

@@ -15,14 +15,12 @@ from tqdm import tqdm
 from mae_fast import layouts
 from mae_fast.atomic import write_atomic
 from mae_fast.checkpoint import load_pretrained
-from mae_fast.config import BASE, HUGE, LARGE, SMALL, TINY
+from mae_fast.config import SIZES
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.ops import backends
 from mae_fast.parity import curve, model, ops
-from mae_fast.parity.cases import CASES, preset_cases
+from mae_fast.parity.cases import CASES, DTYPES, preset_cases
 
-PRESETS = {"tiny": TINY, "small": SMALL, "base": BASE, "large": LARGE, "huge": HUGE}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -30,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--device", default=DEVICE, choices=["cpu", "cuda"])
     add("--dtype", nargs="+", default=["fp32", "bf16"], choices=DTYPES, metavar="DTYPE", help="of fp32, bf16, fp16")
-    add("--preset", default="base", choices=PRESETS, help="model whose shapes and whole step are checked, from scratch")
+    add("--preset", default="base", choices=SIZES, help="model whose shapes and whole step are checked, from scratch")
     add("--checkpoint", metavar="FILE", help="check this model in place of a preset")
     add("--batch", type=int, default=2, help="images")
     add("--json", type=Path, metavar="FILE", help="every row, with its errors")
@@ -43,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--relative", type=float, default=curve.RELATIVE, help="mean relative difference that passes")
     add("--absolute", type=float, default=curve.ABSOLUTE, help="mean absolute difference that passes")
     add("--images", metavar="FOLDER", help="train on these pictures (default: smooth random ones)")
-    add("--preset", default="tiny", choices=PRESETS)
+    add("--preset", default="tiny", choices=SIZES)
     add("--img_size", type=int, default=96)
     add("--steps", type=int, default=200)
     add("--batch", type=int, default=32)
@@ -64,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         fast._check_decoder()
         kwargs, cases = _arguments(fast), CASES
     else:
-        preset = PRESETS[args.preset]
+        preset = SIZES[args.preset]
         kwargs = preset.kwargs() | {"norm_pix_loss": True}
         torch.manual_seed(0)
         fast = MaskedAutoencoderViT(**kwargs).to(args.device)
@@ -122,7 +120,7 @@ def run_curve(args: argparse.Namespace) -> int:
     else:
         _check_device(args.device)
         curves = curve.train_both(
-            PRESETS[args.preset], args.img_size, args.steps, args.batch, DTYPES[args.dtype], args.device, args.compile,
+            SIZES[args.preset], args.img_size, args.steps, args.batch, DTYPES[args.dtype], args.device, args.compile,
             args.images,
         )  # fmt: skip
         difference = curve.compare(*curves.values(), args.relative, args.absolute)

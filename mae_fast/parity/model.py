@@ -33,6 +33,7 @@ class Gate:
     """
 
     def __init__(self, state: dict, kwargs: dict, imgs: Tensor, noise: Tensor, dtypes=tuple(FLOOR)):
+        self.imgs = imgs
         model = reference.MaskedAutoencoderViT(**kwargs).to(imgs.device)
         model.load_state_dict(state)
         plain = {dtype: _naive(model, imgs, noise, dtype) for dtype in dtypes}

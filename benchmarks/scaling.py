@@ -1,0 +1,134 @@
+"""Our training step at several batch sizes, and on several processes of this machine.
+
+    mae-fast bench scaling [--presets base] [--batch 8,16,32] [--ranks 1,2]
+
+Ranks are processes under DistributedDataParallel, each with the largest of the batch sizes and, on a CPU, its share of
+the threads; on CUDA each needs a GPU. A step is timed on rank 0 between two barriers. `of limit`: images/s beside the
+same number of lone processes' (batch: beside the best rate of any batch size).
+"""
+
+import socket
+import time
+
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from benchmarks import table
+from benchmarks.options import Options
+from benchmarks.timing import Clock, summary, take_turns
+from mae_fast.config import SIZES
+from mae_fast.heap import keep_freed_memory
+from mae_fast.model import MaskedAutoencoderViT
+from mae_fast.optim import make_optimizer
+from mae_fast.parity.cases import DTYPES
+from mae_fast.parity.model import MASK_RATIO, autocast
+from mae_fast.train import TrainingLoss
+
+
+def steps(preset: str, batches: list[int], dtype: str, img_size: int, device: str, rounds: int) -> list[list[float]]:
+    """Seconds of each round at each batch size, in turn; in all ranks of the process group, where there is one."""
+    if device == "cpu":
+        keep_freed_memory()
+    torch.manual_seed(0)
+    model = MaskedAutoencoderViT(**SIZES[preset].kwargs(), img_size=img_size, norm_pix_loss=True).to(device)
+    loss = TrainingLoss(model)
+    if dist.is_initialized():
+        loss = DistributedDataParallel(loss)
+    loss = torch.compile(loss, dynamic=False)
+    optimizer = make_optimizer(model, "adamw", 1.5e-4, 0.05)
+
+    def step(imgs) -> None:
+        if dist.is_initialized():
+            dist.barrier()
+        with autocast(imgs.device, DTYPES[dtype]):
+            value = loss(imgs, MASK_RATIO)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if dist.is_initialized():
+            dist.barrier()
+
+    def draw() -> tuple:
+        return ([torch.randn(batch, 3, img_size, img_size, device=device) for batch in batches],)
+
+    sides = {batch: lambda imgs, i=i: lambda: step(imgs[i]) for i, batch in enumerate(batches)}
+    return list(take_turns(sides, draw, rounds, Clock(device), label=f"{preset}, batch").seconds.values())
+
+
+def _rank(rank: int, ranks: int, port: int, threads: int, arguments: tuple, queue) -> None:
+    device = arguments[4]
+    torch.set_num_threads(threads)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"tcp://localhost:{port}", rank=rank, world_size=ranks)
+    seconds = steps(*arguments)
+    if rank == 0:
+        queue.put(seconds)
+    dist.destroy_process_group()
+
+
+def on_ranks(ranks: int, *arguments) -> list[list[float]]:
+    """`steps` on several processes of this machine. RuntimeError where one of them failed."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    queue = multiprocessing.get_context("spawn").SimpleQueue()
+    threads = max(1, torch.get_num_threads() // ranks)
+    multiprocessing.spawn(_rank, (ranks, port, threads, arguments, queue), nprocs=ranks)
+    return queue.get()
+
+
+COLUMNS = {
+    "batch": lambda row: str(row["batch"]),
+    "ranks": lambda row: str(row["ranks"]),
+    "images/s": lambda row: f"{row['images_per_s']:.4g}",
+    "ms a step": table.ms,
+    "of limit": table.share,
+}
+
+
+def run(options: Options) -> int:
+    dtype = next(iter(options.dtypes))
+    for name in options.presets:
+        record = options.record(f"scaling_{name}")
+        default = options.batch_of(name)
+        batches = options.batches if len(options.batches) > 1 else [max(1, default // 4), default // 2, default]
+        rest = (dtype, options.img_size, options.device, options.rounds_or(7))
+        rows = [_row(name, dtype, batch, 1, taken) for batch, taken in
+                zip(batches, steps(name, batches, *rest), strict=True)]  # fmt: skip
+        best = max(row["images_per_s"] for row in rows)
+        for row in rows:
+            row["of_limit"] = row["images_per_s"] / best
+        lone = rows[-1]["images_per_s"]
+        for ranks in tqdm([n for n in options.ranks if n > 1], unit=" runs", leave=False):
+            row = {
+                "part": "scaling",
+                "preset": name,
+                "dtype": dtype,
+                "batch": batches[-1],
+                "ranks": ranks,
+                "side": "ours",
+            }
+            if options.device == "cuda" and ranks > torch.cuda.device_count():
+                rows.append(row | {"note": f"not run: {torch.cuda.device_count()} GPUs here"})
+                continue
+            if time.monotonic() > options.until:
+                rows.append(row | {"note": "not run: no time left"})
+                continue
+            rows.append(_row(name, dtype, batches[-1], ranks, on_ranks(ranks, name, batches[-1:], *rest)[0]))
+            # The cores of a CPU are shared out, so a lone process with all of them is as fast as ranks can be.
+            rows[-1]["of_limit"] = rows[-1]["images_per_s"] / lone / (ranks if options.device == "cuda" else 1)
+        record.add(rows)
+        print(f"\n{name}, {dtype}, ours compiled")
+        print(table.screen(rows, COLUMNS), flush=True)
+    return 0
+
+
+def _row(preset: str, dtype: str, batch: int, ranks: int, seconds: list[float]) -> dict:
+    row = {"part": "scaling", "preset": preset, "dtype": dtype, "batch": batch, "ranks": ranks, "side": "ours"}
+    row |= {"seconds": seconds, **summary(seconds)}
+    return row | {"images_per_s": ranks * batch / row["median_s"]}
