@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         command = commands.add_parser(name, help=module.__doc__.split("\n")[0], description=module.__doc__,
                                       formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, argv=argv)
     args = parser.parse_args(argv)
     if args.command not in parts:
         return args.run(args)

@@ -81,7 +81,14 @@ def _in_own_process(side: str, preset: str, batch: int, options: Options) -> dic
     left = min(LONGEST, options.until - time.monotonic())
     if left <= 0:
         return {"note": "not run: no time left"}
-    arguments = [side, preset, str(batch), str(options.img_size), options.device, str(options.official.resolve() if options.official else "")]
+    arguments = [
+        side,
+        preset,
+        str(batch),
+        str(options.img_size),
+        options.device,
+        str(options.official.resolve() if options.official else ""),
+    ]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.memory", *arguments], cwd=Path(__file__).parents[1],

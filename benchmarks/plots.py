@@ -1,3 +1,157 @@
-"""stub"""
-def add_arguments(p): pass
-def run(a): return 0
+"""Draw what is under results/<hardware>/ as SVG, from its JSON alone.
+
+    mae-fast bench plots [DIR]
+
+throughput.svg: images/s by preset and side. limits.svg: each op's share of its limit. roofline.svg: the training steps
+under the roof of this machine. waterfall.svg: from the plain reference to the fast step, a change a bar.
+scaling.svg: images/s over batch size and over ranks. A picture whose files are not there is not drawn.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks import record
+from mae_fast.atomic import write_atomic
+from mae_fast.config import SIZES
+
+ORDER = list(SIZES)
+COLOURS = {"official": "tab:orange", "Hugging Face": "tab:green", "ours": "tab:blue"}
+HATCH = {"as shipped": "///", "SDPA": "...", "compiled": ""}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    default = record.RESULTS / record.hardware(device)
+    parser.add_argument("folder", nargs="?", type=Path, default=default, metavar="DIR", help=f"default: {default.name}")
+
+
+def run(args: argparse.Namespace) -> int:
+    files = draw_all(args.folder)
+    for file in files:
+        print(f"Wrote {file}")
+    if not files:
+        raise ValueError(f"{args.folder}: no results to draw; mae-fast bench all writes them")
+    return 0
+
+
+def draw_all(folder: Path) -> list[Path]:
+    """The pictures for which there are results."""
+    written = []
+    for name, draw in PICTURES.items():
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        if draw(folder, figure):
+            file = folder / f"{name}.svg"
+            figure.suptitle(hardware_of(folder), fontsize="small")
+            # No date and fixed ids: the same results give the same file.
+            write_atomic(
+                file, lambda opened, figure=figure: figure.savefig(opened, format="svg", metadata={"Date": None})
+            )
+            written.append(file)
+    return written
+
+
+def results(folder: Path, part: str) -> list[dict]:
+    """Rows of a part, over all its presets, in order of size."""
+    files = [folder / f"{part}_{preset}.json" for preset in ORDER]
+    return [row for file in files if file.is_file() for row in record.read(file)["rows"]]
+
+
+def hardware_of(folder: Path) -> str:
+    """In words, from the first file that has them."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            facts = record.read(file)["facts"]
+        except ValueError:
+            continue
+        if "cpu" in facts:
+            return f"{facts.get('device') or facts['cpu']}, {facts['threads']} CPU threads, torch {facts['torch']}"
+    return folder.name
+
+
+def first_batch(rows: list[dict]) -> Iterator[dict]:
+    """The measured rows of each preset's first batch size."""
+    batch = {}
+    for row in rows:
+        if row.get("seconds") and row["batch"] == batch.setdefault(row["preset"], row["batch"]):
+            yield row
+
+
+def throughput(folder: Path, figure: Figure) -> bool:
+    rows = list(first_batch(results(folder, "train")))
+    presets = list(dict.fromkeys(row["preset"] for row in rows))
+    if not rows:
+        return False
+    axes = figure.subplots(1, len(presets), squeeze=False)[0]
+    for axis, preset in zip(axes, presets, strict=True):
+        sides = [row for row in rows if row["preset"] == preset and "alone" not in row["side"]]
+        names = [f"{row['side']}, {row['dtype']}" for row in sides]
+        rates = [row["images_per_s"] for row in sides]
+        low, high = ([row["batch"] / row[key] for row in sides] for key in ("q3_s", "q1_s"))
+        whiskers = [[r - a for r, a in zip(rates, low, strict=True)], [b - r for r, b in zip(rates, high, strict=True)]]
+        axis.barh(names, rates, xerr=whiskers, color=[_colour(name) for name in names])
+        limit = sides[0]["batch"] / sides[0]["limit_s"]
+        axis.axvline(limit, color="tab:gray", linestyle="--")
+        axis.set(title=f"{preset}, batch {sides[0]['batch']}", xlabel="images/s (dashed: matrix products alone)")
+        axis.invert_yaxis()
+        axis.tick_params("y", labelleft=preset == presets[0])
+    return True
+
+
+def _colour(side: str) -> str:
+    return next((colour for name, colour in COLOURS.items() if side.startswith(name)), "tab:gray")
+
+
+def limits(folder: Path, figure: Figure) -> bool:
+    rows = [row for row in first_batch(results(folder, "ops")) if row.get("of_limit")]
+    rows = [row for row in rows if row["preset"] == rows[0]["preset"] and row["dtype"] == rows[0]["dtype"]]
+    if not rows:
+        return False
+    axis = figure.subplots()
+    names = list(dict.fromkeys(f"{row['op']}, {row['pass']}" for row in rows))
+    sides = list(dict.fromkeys(row["side"] for row in rows))
+    for i, side in enumerate(sides):
+        mine = {f"{row['op']}, {row['pass']}": row["of_limit"] for row in rows if row["side"] == side}
+        heights = [names.index(name) + (i - len(sides) / 2 + 0.5) * 0.8 / len(sides) for name in mine]
+        axis.barh(heights, list(mine.values()), 0.8 / len(sides), label=side)
+    axis.axvline(1, color="tab:gray", linestyle="--")
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="share of the limit (dashed)")
+    axis.set_title(f"{rows[0]['preset']}, batch {rows[0]['batch']}, {rows[0]['dtype']}", fontsize="small")
+    axis.tick_params("y", labelsize="small")
+    axis.invert_yaxis()
+    axis.legend(fontsize="small")
+    return True
+
+
+def scaling(folder: Path, figure: Figure) -> bool:
+    rows = [row for row in results(folder, "scaling") if row.get("seconds")]
+    if not rows:
+        return False
+    over_batch, over_ranks = figure.subplots(1, 2)
+    for preset in dict.fromkeys(row["preset"] for row in rows):
+        mine = [row for row in rows if row["preset"] == preset]
+        largest = max(row["batch"] for row in mine)
+        _line(over_batch, preset, [row for row in mine if row["ranks"] == 1], "batch")
+        _line(over_ranks, preset, [row for row in mine if row["batch"] == largest], "ranks")
+    over_batch.set(xlabel="batch", ylabel="images/s", ylim=(0, None))
+    over_ranks.set(xlabel="ranks", ylim=(0, None))
+    over_ranks.xaxis.get_major_locator().set_params(integer=True)
+    over_batch.legend()
+    return True
+
+
+def _line(axis: Axes, name: str, rows: list[dict], x: str) -> None:
+    axis.plot([row[x] for row in rows], [row["images_per_s"] for row in rows], marker="o", label=name)
+
+
+PICTURES: dict[str, Callable[[Path, Figure], bool]] = {
+    "throughput": throughput,
+    "limits": limits,
+    "scaling": scaling,
+}
