@@ -23,7 +23,6 @@ from mae_fast.config import SIZES
 
 ORDER = list(SIZES)
 COLOURS = {"official": "tab:orange", "Hugging Face": "tab:green", "ours": "tab:blue"}
-HATCH = {"as shipped": "///", "SDPA": "...", "compiled": ""}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,10 +48,8 @@ def draw_all(folder: Path) -> list[Path]:
         if draw(folder, figure):
             file = folder / f"{name}.svg"
             figure.suptitle(hardware_of(folder), fontsize="small")
-            # No date and fixed ids: the same results give the same file.
-            write_atomic(
-                file, lambda opened, figure=figure: figure.savefig(opened, format="svg", metadata={"Date": None})
-            )
+            with rc_context({"svg.hashsalt": name}):  # with no date: the same results give the same file
+                write_atomic(file, partial(figure.savefig, format="svg", metadata={"Date": None}))
             written.append(file)
     return written
 
@@ -88,19 +85,17 @@ def throughput(folder: Path, figure: Figure) -> bool:
     presets = list(dict.fromkeys(row["preset"] for row in rows))
     if not rows:
         return False
-    axes = figure.subplots(1, len(presets), squeeze=False)[0]
+    axes = figure.subplots(1, len(presets), squeeze=False, sharey=True)[0]
     for axis, preset in zip(axes, presets, strict=True):
         sides = [row for row in rows if row["preset"] == preset and "alone" not in row["side"]]
-        names = [f"{row['side']}, {row['dtype']}" for row in sides]
-        rates = [row["images_per_s"] for row in sides]
-        low, high = ([row["batch"] / row[key] for row in sides] for key in ("q3_s", "q1_s"))
-        whiskers = [[r - a for r, a in zip(rates, low, strict=True)], [b - r for r, b in zip(rates, high, strict=True)]]
-        axis.barh(names, rates, xerr=whiskers, color=[_colour(name) for name in names])
-        limit = sides[0]["batch"] / sides[0]["limit_s"]
-        axis.axvline(limit, color="tab:gray", linestyle="--")
-        axis.set(title=f"{preset}, batch {sides[0]['batch']}", xlabel="images/s (dashed: matrix products alone)")
-        axis.invert_yaxis()
-        axis.tick_params("y", labelleft=preset == presets[0])
+        for row in sides:  # sides of one name share a line over all presets
+            name, rate = f"{row['side']}, {row['dtype']}", row["images_per_s"]
+            whisker = [[rate - row["batch"] / row["q3_s"]], [row["batch"] / row["q1_s"] - rate]]
+            axis.barh(name, rate, xerr=whisker, color=_colour(name))
+        axis.axvline(sides[0]["batch"] / sides[0]["limit_s"], color="tab:gray", linestyle="--")
+        axis.set_title(f"{preset}, batch {sides[0]['batch']}", fontsize="small")
+    axes[0].invert_yaxis()
+    figure.supxlabel("images/s, medians and quartiles; dashed: the step's matrix products alone", fontsize="small")
     return True
 
 

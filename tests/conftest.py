@@ -1,5 +1,6 @@
 """Without a GPU the Triton kernels run on CPU tensors, in the interpreter: chosen here, before triton is imported."""
 
+import contextlib
 import os
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+from mae_fast import ops
 from mae_fast.parity.ops import poisoned_memory
 
 
@@ -36,3 +38,24 @@ def poisoned():
     with poisoned_memory():
         assert torch.empty(4).isnan().all()
         yield
+
+
+@pytest.fixture
+def wrong_kernel():
+    """A context in which the CPU kernel of an op is off by 5 %, as a bug in csrc/ would have it."""
+
+    @contextlib.contextmanager
+    def spoil(op):
+        def wrong(*args):
+            out = ops.REFERENCE[op](*args)
+            first, *rest = out if isinstance(out, tuple) else (out,)
+            return (first * 1.05, *rest) if rest else first * 1.05
+
+        library = torch.library.Library("mae_fast", "IMPL")
+        library.impl(op, wrong, "CPU")
+        try:
+            yield
+        finally:
+            library._destroy()
+
+    return spoil

@@ -1,14 +1,15 @@
-"""benchmarks.step: the sides run, a wrong one is refused, an absent one is listed, and the clone's shim is right."""
+"""mae-fast bench train: sides run, a wrong one is refused, an absent one is listed, and the clone's shim is right."""
 
-import json
 import sys
 from functools import partial
 
 import pytest
 import torch
+from bench_options import options_of
 
-from benchmarks import official_shim, peers, step
+from benchmarks import official_shim, peers, record, table, train
 from mae_fast import config
+from mae_fast.cli import main
 
 TINY = config.Preset(
     patch_size=8, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2
@@ -52,45 +53,46 @@ def clone(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def only(monkeypatch):
-    """Leaves the named sides."""
-
-    def leave(*names):
-        monkeypatch.setattr(step, "SIDES", [side for side in step.SIDES if side[0] in names])
-
-    return leave
-
-
-def measured(**arguments):
-    rows, _ = step.measure(TINY, batch=6, rounds=2, device="cpu", img_size=32, **arguments)
-    return {row["side"]: row for row in rows}, step.table(rows)
+def measured(*flags):
+    """{side and dtype: row}, and the table."""
+    arguments = ["train", "--device", "cpu", "--quick", "--batch", "6", *flags]
+    rows, _ = train.measure("tiny", TINY, 6, options_of(arguments))
+    return {f"{row['side']} {row['dtype']}": row for row in rows}, table.screen(rows, train.COLUMNS)
 
 
 def test_every_side_is_timed(monkeypatch, clone):
     pytest.importorskip("transformers")
-    names = [name for name, *_ in step.SIDES if name != "ours fp32 compiled"]  # asked for by --fp32
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # Inductor takes a minute
-    rows, table = measured(official=clone)
-    assert list(rows) == names + step.PRODUCTS
+    rows, table = measured("--official", str(clone))
+    sides = [name for name in rows if "alone" not in name]
+    assert sides == [str(spec) for spec in train.specs(["bf16"], "cpu")]
     for name, row in rows.items():
-        assert not row["note"] and len(row["seconds"]) == 2 and name in table
-        assert 0 < row["min s"] <= row["median s"] <= row["max s"]
-        assert row["images/s"] == pytest.approx(6 / row["median s"])
-        assert row["ours x"] == pytest.approx(row["median s"] / rows[step.OURS]["median s"])
-    assert sum(rows[name]["products x"] for name in step.PRODUCTS) == pytest.approx(1)
-    assert rows["Hugging Face fp32 eager"]["error of gradient"] < 1e-5
+        assert not row["note"] and len(row["seconds"]) == 2 and row["side"] in table, name
+        assert 0 < row["q1_s"] <= row["median_s"] <= row["q3_s"]
+        assert row["images_per_s"] == pytest.approx(6 / row["median_s"])
+        ratios = [a / b for a, b in zip(row["seconds"], rows["ours compiled bf16"]["seconds"], strict=True)]
+        assert (row["x_ours_low"], row["x_ours_high"]) == pytest.approx((min(ratios), max(ratios)))
+    limit = sum(rows[f"{kind} products alone bf16"]["median_s"] for kind in ("linear", "attention"))
+    for name in sides:
+        assert rows[name]["of_limit"] == pytest.approx(limit / rows[name]["median_s"])
+    assert rows["Hugging Face as shipped fp32"]["error_of_gradient"] < 1e-5
+    assert (
+        rows["official SDPA compiled bf16"]["error_of_gradient"] != rows["official compiled bf16"]["error_of_gradient"]
+    )
 
 
-def test_absent_peers_are_listed_with_the_reason(only, monkeypatch, tmp_path):
-    only("official fp32 eager", "Hugging Face fp32 eager")
+def test_on_a_gpu_the_official_script_runs_float16():
+    assert str(next(train.specs(["bf16"], "cuda"))) == "official as shipped fp16"
+
+
+def test_absent_peers_are_listed_with_the_reason(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    rows, table = measured()
-    assert "not run: give --official DIR" in rows["official fp32 eager"]["note"]
-    assert rows["Hugging Face fp32 eager"]["note"].startswith("not run: ModuleNotFoundError")
-    assert "official fp32 eager: not run: give --official DIR" in table
-    rows, _ = measured(official=tmp_path)
-    assert "no models_mae.py" in rows["official fp32 eager"]["note"]
+    rows, table = measured("--sides", "as shipped")
+    assert "not run: FileNotFoundError: give --official DIR" in rows["official as shipped fp32"]["note"]
+    assert rows["Hugging Face as shipped fp32"]["note"].startswith("not run: ModuleNotFoundError")
+    assert "give --official DIR" in table
+    rows, _ = measured("--sides", "as shipped", "--official", str(tmp_path))
+    assert "no models_mae.py" in rows["official as shipped fp32"]["note"]
 
 
 class HalfGradient(torch.autograd.Function):
@@ -108,7 +110,7 @@ def raises(loss):
 
 
 WRONG = {
-    "loss": (lambda loss: loss + 0.01 * loss.detach(), "fails parity, not timed: error of loss 1.0e-02"),
+    "loss": (lambda loss: loss + 0.01 * loss.detach(), "fails parity, not timed: loss: error 1.0e-02"),
     "gradient": (HalfGradient.apply, "fails parity, not timed"),
     "nan": (lambda loss: loss * float("nan"), "fails parity, not timed"),
     "error": (raises, "not run: RuntimeError: cannot"),
@@ -116,7 +118,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_side_is_refused(only, monkeypatch, clone, what):
+def test_a_wrong_side_is_refused(monkeypatch, clone, what):
     spoil, message = WRONG[what]
     build = peers.official
 
@@ -127,11 +129,24 @@ def test_a_wrong_side_is_refused(only, monkeypatch, clone, what):
         return peer
 
     monkeypatch.setattr(peers, "official", spoiled)
-    only("official fp32 eager")
-    rows, table = measured(official=clone)
-    row = rows["official fp32 eager"]
-    assert row["note"].startswith(message) and not row["seconds"] and "images/s" not in row
-    assert f"official fp32 eager: {message}" in table
+    rows, table = measured("--official", str(clone), "--sides", "official as shipped")
+    row = rows["official as shipped fp32"]
+    assert row["note"].startswith(message) and "seconds" not in row and message in table
+
+
+def test_a_wrong_kernel_of_ours_is_refused(monkeypatch, wrong_kernel):
+    monkeypatch.setattr(torch, "compile", lambda f, **_: f)
+    with wrong_kernel("bias_gelu_backward"):
+        rows, _ = measured("--sides", "ours")
+    assert {row["note"].split(":")[0] for row in rows.values() if row["note"]} == {"fails parity, not timed"}
+    assert rows["ours bf16"]["note"] and rows["ours compiled bf16"]["note"]
+
+
+def test_no_time_left(monkeypatch, clone):
+    monkeypatch.setattr(torch, "compile", lambda f, **_: f)
+    rows, _ = measured("--seconds", "0", "--official", str(clone), "--sides", "ours,official")
+    assert len(rows["ours compiled bf16"]["seconds"]) == 1
+    assert rows["official bf16"]["note"] == "not run: TimeoutError: no time left"
 
 
 def test_the_clone_is_loaded_without_a_trace(clone):
@@ -146,16 +161,16 @@ def test_the_clone_is_loaded_without_a_trace(clone):
     assert sys.path == path
 
 
-def test_command_line(only, monkeypatch, tmp_path, capsys):
-    only("official fp32 eager")
-    monkeypatch.setitem(step.PRESETS, "tiny", TINY)
-    file = tmp_path / "step.json"
-    assert step.main(f"--presets tiny --batch 2 --rounds 1 --device cpu --json {file}".split()) == 0
-    written = json.loads(file.read_text())
-    facts = {"cpu", "instruction sets", "threads", "torch", "commit", "clean", "command", "date"}
+def test_command_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(config.SIZES, "tiny", TINY)
+    flags = ["--quick", "--batch", "2,3", "--rounds", "1", "--device", "cpu", "--sides", "as shipped"]
+    assert main(["bench", "train", *flags, "--out", str(tmp_path)]) == 0
+    written = record.read(tmp_path / "train_tiny.json")
+    facts = {"cpu", "instruction sets", "threads", "torch", "packages", "commit", "clean", "command", "date", "ops"}
     assert facts <= set(written["facts"])
-    assert [row["side"] for row in written["results"][0]["rows"]] == ["official fp32 eager", *step.PRODUCTS]
+    assert [row["batch"] for row in written["rows"]] == [2] * 4 + [3] * 4
+    assert (tmp_path / "train_tiny.csv").read_text().count("\n") == 1 + 8
     assert "tiny, batch 2" in capsys.readouterr().out
-    for wrong in (["--presets", "medium"], ["--presets", "small,base", "--batch", "4"]):
+    for wrong in (["--presets", "medium"], ["--batch", "x"], ["--rounds", "0"], ["--dtypes", "int8"]):
         with pytest.raises(SystemExit):
-            step.parse(wrong)
+            main(["bench", "train", "--device", "cpu", *wrong])
