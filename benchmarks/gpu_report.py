@@ -25,6 +25,7 @@ from benchmarks.provenance import provenance
 from benchmarks.record import RESULTS, Record, hardware
 
 ROOT = Path(__file__).parents[1]
+LAUNCH = [sys.executable, "-m", "mae_fast"]
 GRACE = 0.8  # of its time, after which a step is asked to begin nothing new
 
 
@@ -108,7 +109,7 @@ def run_steps(todo: list[Step], seconds: float, record: Record) -> list[dict]:
 def _run(step: Step, limit: float, out: Path) -> str:
     """-> how it ended. It and all that it started are killed at its limit."""
     out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "mae_fast", *step.command]
+    command = [*LAUNCH, *step.command]
     command += ["--seconds", f"{GRACE * limit:.0f}"] if step.paced else []
     log = out / f"{step.name.replace(' ', '_')}.log"
     with open(log, "w") as file:
