@@ -101,7 +101,9 @@ def main(argv: list[str]) -> int:
     if options.device == "cpu":
         keep_freed_memory()
 
-    facts = provenance(options.device, "benchmarks.attention") | {"ops": ops.backends()["attention"][options.device]}
+    facts = provenance(options.device, "benchmarks.attention", argv) | {
+        "ops": ops.backends()["attention"][options.device]
+    }
     print("\n".join(f"{key}: {value}" for key, value in facts.items()))
     rows, began, waited = [], time.perf_counter(), cpu_wait()
     for dtype in options.dtypes.split(","):

@@ -124,6 +124,38 @@ def limits(folder: Path, figure: Figure) -> bool:
     return True
 
 
+def roofline(folder: Path, figure: Figure) -> bool:
+    """Model FLOP/s of each side over the FLOPs of our step for each byte that it must move."""
+    from benchmarks.roofline import work
+
+    rows = [row for row in first_batch(results(folder, "train")) if "alone" not in row["side"]]
+    file = folder / "limits.json"
+    measured = record.read(file)["rows"] if file.is_file() else []
+    bandwidth = max((row["rate"] * 1e9 for row in measured if row["side"] == "copy"), default=0)
+    peak = max((row["rate"] * 1e12 for row in measured if row["side"].startswith("linear")), default=0)
+    if not rows or not bandwidth or not peak:
+        return False
+    axis = figure.subplots()
+    reach = []
+    for preset, batch in {row["preset"]: row["batch"] for row in rows}.items():
+        step = work(SIZES[preset], batch)
+        parts = step.products + step.attention
+        intensity = sum(flops for flops, _ in parts) / (sum(size for _, size in parts) + step.rest)
+        reach.append(intensity)
+        mine = [row for row in rows if row["preset"] == preset]
+        rates = [row["tflops"] * 1e12 for row in mine]
+        axis.scatter([intensity] * len(mine), rates, color=[_colour(row["side"]) for row in mine], s=20)
+        axis.annotate(preset, (intensity, max(rates)), textcoords="offset points", xytext=(4, 4), fontsize="small")
+    points = sorted({peak / bandwidth / 30, peak / bandwidth, max(peak / bandwidth, *reach) * 3})
+    axis.plot(points, [min(peak, bandwidth * x) for x in points], color="tab:gray")
+    for name, colour in COLOURS.items():
+        axis.scatter([], [], color=colour, s=20, label=name)
+    axis.set(xscale="log", yscale="log", xlabel="FLOP a byte of the step", ylabel="FLOP/s")
+    axis.set_title("roof: measured copy bandwidth and rate of the step's linear products", fontsize="small")
+    axis.legend(fontsize="small")
+    return True
+
+
 def scaling(folder: Path, figure: Figure) -> bool:
     rows = [row for row in results(folder, "scaling") if row.get("seconds")]
     if not rows:
@@ -148,5 +180,6 @@ def _line(axis: Axes, name: str, rows: list[dict], x: str) -> None:
 PICTURES: dict[str, Callable[[Path, Figure], bool]] = {
     "throughput": throughput,
     "limits": limits,
+    "roofline": roofline,
     "scaling": scaling,
 }

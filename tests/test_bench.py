@@ -1,4 +1,4 @@
-"""mae-fast bench: honest timing, wrong ops refused, slow ones caught, reports that outlive their steps, README in step."""
+"""mae-fast bench: timing, wrong ops refused, slow ones caught, reports that outlive their steps, README in step."""
 
 import json
 import random
@@ -131,6 +131,21 @@ def test_a_slowed_op_is_caught(tmp_path, monkeypatch, capsys):
     slower = [line for line in capsys.readouterr().out.splitlines() if "REGRESSION" in line]
     assert any("bias_gelu, encoder, forward" in line for line in slower)
     assert bench("compare", after, before, "--allow", "1e6") == 0
+
+
+def test_compare_tells_whether_ratios_agree(tmp_path, capsys):
+    times = {"ours": [1.0, 1.1, 1.0], "near": [2.0, 2.3, 2.1], "far": [2.0, 2.3, 2.1]}
+    files = []
+    for factor in (1.0, 2.0):  # the machine is half as fast the second time, and `far` loses half of that again
+        seconds = {name: [factor * x for x in taken] for name, taken in times.items()}
+        seconds["far"] = [x * factor for x in seconds["far"]]
+        rows = [{"part": "train", "side": name, "seconds": taken, **timing.times_as_long(taken, seconds["ours"])}
+                for name, taken in seconds.items()]  # fmt: skip
+        files.append(tmp_path / f"{factor}.json")
+        files[-1].write_text(json.dumps({"facts": {}, "rows": rows}))
+    bench("compare", *map(str, files))
+    lines = {line.split()[1]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if "train, " in line}
+    assert lines["near"] == "agrees" and lines["far"] == "DIFFERS" and lines["ours"] == "REGRESSION"
 
 
 def result(file, **seconds):

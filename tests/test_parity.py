@@ -56,7 +56,7 @@ def test_an_op_that_raises_or_has_another_shape_fails(monkeypatch):
     row, *_ = check(case, torch.bfloat16)
     assert not row.holds and "expected torch.bfloat16" in row.note
     monkeypatch.setattr(ops, "bias_gelu", lambda x, bias: right(x, bias, 1))
-    (row,) = command.check_ops([case], [torch.bfloat16], "cpu")
+    ((row,),) = command.check_ops([case], [torch.bfloat16], "cpu")
     assert not row.holds and row.note.startswith("TypeError")
 
 

@@ -3,9 +3,14 @@
 import argparse
 import json
 import platform
+import shlex
 import sys
+import time
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
+from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -19,7 +24,7 @@ from mae_fast.config import SIZES
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.ops import backends
 from mae_fast.parity import curve, model, ops
-from mae_fast.parity.cases import CASES, DTYPES, preset_cases
+from mae_fast.parity.cases import CASES, DTYPES, Case, preset_cases
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -68,31 +73,28 @@ def run(args: argparse.Namespace) -> int:
         fast = MaskedAutoencoderViT(**kwargs).to(args.device)
         cases = [*CASES, *preset_cases(preset, args.batch).values()]
     print("ops: " + ", ".join(f"{op} {where[args.device]}" for op, where in backends().items()))
-    rows = check_ops(cases, dtypes, args.device)
-    rows += model.check(fast, kwargs, dtypes, args.batch)
+    rows, about = model.check(fast, kwargs, dtypes, args.batch), facts(args.device)
+    for more in check_ops(cases, dtypes, args.device):
+        rows += more
+        _write_json(args.json, {"facts": about, "rows": [row.as_dict() for row in rows]})  # in case it is stopped
     print(table(rows))
     failed = [row for row in rows if not row.holds]
     for row in failed:
         errors = f"error {row.error:.2e}, allowed {row.allowed:.2e}"
         print(f"FAILS: {row.what}, {row.dtype}, {row.result}: {errors} {row.note}".rstrip())
     print(f"{len(rows)} results, {len(failed)} fail. The rule: err(ours) <= 2 err(plain PyTorch) + floor, to float64")
-    _write_json(args.json, {"facts": facts(args.device), "rows": [row.as_dict() for row in rows]})
     return 1 if failed else 0
 
 
-def check_ops(cases, dtypes: list[torch.dtype], device: str) -> list[ops.Row]:
-    rows = []
-    with ops.poisoned_memory(), tqdm(total=len(cases) * len(dtypes), unit=" cases", leave=False) as bar:
-        for dtype in dtypes:
-            for case in cases:
-                try:
-                    rows += ops.check(case, dtype, device)
-                except Exception as error:  # an op that cannot run fails like one that is wrong
-                    name = str(dtype).removeprefix("torch.")
-                    note = f"{type(error).__name__}: {error}"
-                    rows.append(ops.Row(str(case), name, "call", float("inf"), 0.0, 0.0, note))
-                bar.update()
-    return rows
+def check_ops(cases: list[Case], dtypes: list[torch.dtype], device: str) -> Iterator[list[ops.Row]]:
+    """The rows of each case in turn."""
+    with ops.poisoned_memory():
+        for dtype, case in tqdm(list(product(dtypes, cases)), unit=" cases", leave=False):
+            try:
+                yield ops.check(case, dtype, device)
+            except Exception as error:  # an op that cannot run fails like one that is wrong
+                name, note = str(dtype).removeprefix("torch."), f"{type(error).__name__}: {error}"
+                yield [ops.Row(str(case), name, "call", float("inf"), 0.0, 0.0, note)]
 
 
 def table(rows: list[ops.Row]) -> str:
@@ -138,10 +140,13 @@ def facts(device: str) -> dict:
     """What was checked: device, versions, command."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
+        "mae_fast": version("mae_fast"),
         "torch": torch.__version__,
+        "cuda": torch.version.cuda,
         "python": platform.python_version(),
         "ops": {op: where[device] for op, where in backends().items()},
-        "command": " ".join(["mae-fast", *sys.argv[1:]]),
+        "command": shlex.join(["mae-fast", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d %H:%M %z"),
     }
 
 

@@ -15,7 +15,10 @@ from mae_fast.parity.ops import Row
 
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 2.5e-4}
 LOSS_SCALE = {torch.float16: 2.0**16}  # small gradients vanish in float16 without one
-SLICE = 4  # images that the reference takes at a time: in float64 a whole batch of Large would not fit
+SLICE = {
+    "cpu": 4,
+    "cuda": 16,
+}  # images that the reference takes at a time: in float64 a whole batch of Large would not fit
 MASK_RATIO = 0.75
 
 
@@ -73,8 +76,8 @@ class Gate:
 
 def _naive(model, imgs: Tensor, noise: Tensor, dtype: torch.dtype) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of a batch, slice by slice: every image masks as many patches, so the mean of means is it."""
-    total, scale = 0.0, LOSS_SCALE.get(dtype, 1.0)
-    for part, part_noise in zip(imgs.split(SLICE), noise.split(SLICE), strict=True):
+    total, scale, size = 0.0, LOSS_SCALE.get(dtype, 1.0), SLICE[imgs.device.type]
+    for part, part_noise in zip(imgs.split(size), noise.split(size), strict=True):
         with autocast(imgs.device, dtype):
             loss = model(part, MASK_RATIO, part_noise)[0] * (len(part) / len(imgs))
         (loss * scale).backward()
