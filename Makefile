@@ -1,11 +1,12 @@
 # make demo, make test: each does all the set-up it needs. PYTHON chooses the interpreter of the new environment.
+# make bench: ops, training step, loaders and memory on this machine, beside whichever peers are there.
 # make test-cpus, make sanitize: what needs more tools or minutes than CI has; see CONTRIBUTING.md.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-cpus sanitize lint clean
+.PHONY: setup demo test bench test-cpus sanitize lint clean
 setup: $(READY)
 
 # torch first: the extension is compiled against it, and the other packages then find it in place.
@@ -23,6 +24,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/mae-fast bench all
 
 # The second half compiles for aarch64; that the linking then fails, for want of libraries, is ignored.
 CROSS ?= aarch64-linux-gnu-

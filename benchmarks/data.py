@@ -12,6 +12,8 @@ from itertools import count
 from pathlib import Path
 from statistics import median
 
+import torch
+
 from benchmarks import table
 from benchmarks.limits import decoder
 from benchmarks.options import Options
@@ -31,13 +33,14 @@ def ours(folder: Path, batch: int, img_size: int, device: str, backend: str) -> 
     def run() -> None:
         for _ in loader.epoch(next(epochs)):
             pass
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return run
 
 
 def official(folder: Path, batch: int, img_size: int) -> Callable[[], None]:
     """The loader of main_pretrain.py: torchvision's transforms in worker processes."""
-    import torch
     from PIL import Image
     from torchvision import transforms
 

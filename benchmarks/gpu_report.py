@@ -54,11 +54,11 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
         Step("ops", 1.5, [bench, "ops", *common, "--presets", size]),
         *(Step(f"train {name}", 3, [bench, "train", *common, *peers, "--presets", name]) for name in sizes[1:]),
         Step("memory", 1.5, [bench, "memory", *common, *peers, "--presets", size,
-                            "--sides", "as shipped,compiled"]),
+                            "--sides", "as shipped,ours bf16" if quick else "as shipped,compiled"]),
         Step("data", 0.7, [bench, "data", *common]),
         Step("curve", 0.7, ["parity", "curve", "--steps", "5" if quick else "200", "--device", device,
                             "--json", str(out / "curve.json"), "--picture", str(out / "curve.png")], paced=False),
-        Step("scaling", 0.7, [bench, "scaling", *common, "--presets", size]),
+        Step("scaling", 0.7, [bench, "scaling", *common, "--presets", size, *(["--batch", "2,4"] if quick else [])]),
     ]  # fmt: skip
 
 

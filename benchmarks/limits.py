@@ -57,6 +57,8 @@ def decoder(files: list[Path], batch: int, device: str) -> tuple[Callable[[], No
     def run() -> None:
         for _ in range(len(files) // batch):
             pipeline.run()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return run, "DALI"
 
@@ -74,7 +76,7 @@ def run(options: Options) -> int:
     clock, rows = Clock(options.device), []
     record = options.record("limits")
 
-    def measure(names: dict, call: Callable, amount: float, unit: str) -> None:
+    def measure(names: dict, call: Callable, amount: float, unit: str, clock: Clock = clock) -> None:
         seconds = take_turns({names["side"]: lambda: call}, tuple, options.rounds_or(9), clock).seconds[names["side"]]
         rate = amount / median(seconds)
         rows.append({"part": "limits", **names, "rate": rate, "unit": unit, "seconds": seconds, **summary(seconds)})
@@ -92,6 +94,6 @@ def run(options: Options) -> int:
                 measure(names, call, sum(product.flops for product in group) / 1e12, "TFLOP/s")
     with write_jpegs(32 if options.quick else 256) as files:
         call, who = decoder(files, 16, options.device)
-        measure({"side": f"JPEG decoding, {who}"}, call, len(files) // 16 * 16, "images/s")
+        measure({"side": f"JPEG decoding, {who}"}, call, len(files) // 16 * 16, "images/s", Clock("cpu"))
     print(table.screen(rows, COLUMNS))
     return 0

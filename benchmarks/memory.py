@@ -38,6 +38,8 @@ def peak(side: str, preset: str, batch: int, img_size: int, device: str, officia
         return {"note": absent[spec]}
     del state
     parameters = sum(p.numel() for p in sides[spec].peer.model.parameters() if p.requires_grad)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(STEPS):
         sides[spec].step(torch.randn(batch, 3, img_size, img_size, device=device))
     held = torch.cuda.max_memory_allocated() if device == "cuda" else _largest() - before

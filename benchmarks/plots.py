@@ -126,8 +126,6 @@ def limits(folder: Path, figure: Figure) -> bool:
 
 def roofline(folder: Path, figure: Figure) -> bool:
     """Model FLOP/s of each side over the FLOPs of our step for each byte that it must move."""
-    from benchmarks.roofline import work
-
     rows = [row for row in first_batch(results(folder, "train")) if "alone" not in row["side"]]
     file = folder / "limits.json"
     measured = record.read(file)["rows"] if file.is_file() else []
@@ -135,6 +133,8 @@ def roofline(folder: Path, figure: Figure) -> bool:
     peak = max((row["rate"] * 1e12 for row in measured if row["side"].startswith("linear")), default=0)
     if not rows or not bandwidth or not peak:
         return False
+    from benchmarks.roofline import work  # builds models to count their parameters
+
     axis = figure.subplots()
     reach = []
     for preset, batch in {row["preset"]: row["batch"] for row in rows}.items():

@@ -44,7 +44,7 @@ from mae_fast import config
 from mae_fast.heap import keep_freed_memory
 from mae_fast.optim import make_optimizer, param_groups
 from mae_fast.parity.cases import DTYPES
-from mae_fast.parity.model import LOSS_SCALE, Errors, Gate, autocast
+from mae_fast.parity.model import LOSS_SCALE, Errors, Gate, autocast, unscale
 
 LR, WEIGHT_DECAY = 1.5e-4, 0.05
 OURS = "ours compiled"
@@ -104,8 +104,7 @@ class Side:
         self.optimizer.zero_grad()
 
     def gradients(self) -> dict[str, Tensor]:
-        scale = self.scaler.get_scale()
-        return {name: grad / scale for name, grad in self.peer.gradients().items()}
+        return unscale(self.peer.gradients(), self.scaler.get_scale())
 
 
 def optimizers(peer: peers.Peer, official: bool, device: str) -> dict[bool, torch.optim.Optimizer]:
