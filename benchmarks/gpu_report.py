@@ -39,27 +39,37 @@ class Step:
 
 def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[Step]:
     """What matters most first."""
-    common = ["--device", device, "--out", str(out), *(["--quick"] if quick else [])]
+    first, *others = ["tiny"] if quick else ["base", "large", "small"]
     peers = ["--official", str(official.resolve())] if official else []
-    bench, size = "bench", "tiny" if quick else "base"
-    shapes = ["--shapes", "2x2x17x16", "--rounds", "2", "--dtypes", "bf16"] if quick else []
-    sizes = ["tiny"] if quick else ["base", "large", "small"]
-    json = ["--json", str(out / "parity.json")]
+    common = ["--device", device, "--out", str(out), *(["--quick"] if quick else [])]
+    fewer = {  # compilations, which take longest of a toy run
+        "attention": ["--shapes", "2x2x17x16", "--rounds", "2", "--dtypes", "bf16"],
+        "memory": ["--sides", "as shipped,ours bf16"],
+        "curve": ["--steps", "5"],
+        "scaling": ["--batch", "2,4"],
+    }
+    fewer = fewer if quick else {"memory": ["--sides", "as shipped,compiled"]}
+
+    def bench(part: str, share: float, preset: str = "", *flags: str) -> Step:
+        flags = [*common, *flags, *(["--presets", preset] if preset else []), *fewer.get(part, [])]
+        return Step(f"{part} {preset}".strip(), share, ["bench", part, *flags])
+
+    def other(name: str, share: float, *command: str) -> Step:
+        flags = ["--device", device, "--json", str(out / f"{name}.json"), *fewer.get(name, [])]
+        return Step(name, share, [*command, *flags], paced=False)
+
     return [
-        Step("parity", 1.5, ["parity", "--preset", size, "--device", device, *json], paced=False),
-        Step("limits", 0.5, [bench, "limits", *common, "--presets", size]),
-        Step(f"train {sizes[0]}", 3, [bench, "train", *common, *peers, "--presets", sizes[0]]),
-        Step("attention", 1, [bench, "attention", "--device", device, "--json", str(out / "attention.json"), *shapes],
-             paced=False),
-        Step("ops", 1.5, [bench, "ops", *common, "--presets", size]),
-        *(Step(f"train {name}", 3, [bench, "train", *common, *peers, "--presets", name]) for name in sizes[1:]),
-        Step("memory", 1.5, [bench, "memory", *common, *peers, "--presets", size,
-                            "--sides", "as shipped,ours bf16" if quick else "as shipped,compiled"]),
-        Step("data", 0.7, [bench, "data", *common]),
-        Step("curve", 0.7, ["parity", "curve", "--steps", "5" if quick else "200", "--device", device,
-                            "--json", str(out / "curve.json"), "--picture", str(out / "curve.png")], paced=False),
-        Step("scaling", 0.7, [bench, "scaling", *common, "--presets", size, *(["--batch", "2,4"] if quick else [])]),
-    ]  # fmt: skip
+        other("parity", 2, "parity", "--preset", first),
+        bench("limits", 0.5, first),
+        bench("train", 3, first, *peers),
+        other("attention", 1, "bench", "attention"),
+        bench("ops", 1.5, first),
+        *(bench("train", 3, preset, *peers) for preset in others),
+        bench("memory", 1.5, first, *peers),
+        bench("data", 0.7),
+        other("curve", 0.7, "parity", "curve", "--picture", str(out / "curve.svg")),
+        bench("scaling", 0.7, first),
+    ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
