@@ -3,7 +3,7 @@
     mae-fast bench ops|train|data|memory|scaling|limits|attention|all [--presets ...] [--dtypes ...] [--batch ...]
     mae-fast bench gpu-report --minutes 9 [--official DIR]     everything, for a machine that is lent for ten minutes
     mae-fast bench compare A.json B.json                       exit code 1 on a regression
-    mae-fast bench plots [DIR], mae-fast bench readme [DIR]    draw and tabulate what is under results/
+    mae-fast bench plots [DIR], mae-fast bench readme          draw and tabulate what is under results/
     mae-fast bench --model-only                                the roofline: no measurement, no GPU
 
 What is measured, a file each: ops.py, train.py (a whole step), data.py, memory.py, scaling.py (batch and ranks),

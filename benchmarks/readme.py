@@ -1,10 +1,9 @@
 """Write the tables of README.md anew, between their markers, from the results they come from.
 
-    mae-fast bench readme [DIR]
+    mae-fast bench readme
 
 A table stands between `<!-- bench:train DIR -->` and `<!-- /bench -->`; DIR, a folder under benchmarks/results/, is
-where its numbers come from. With DIR given here the markers are pointed at it first. tests/test_bench_readme.py holds
-README to the JSON.
+where its numbers come from. tests/test_bench.py holds README to the JSON.
 """
 
 import argparse
@@ -32,15 +31,11 @@ ROWS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="?", metavar="DIR", help="a folder under benchmarks/results/")
+    pass  # it takes none
 
 
 def run(args: argparse.Namespace) -> int:
-    text = README.read_text()
-    if args.folder:
-        name = Path(args.folder).name
-        text = BLOCK.sub(lambda block: f"<!-- bench:train {name} -->\n{block['close']}", text)
-    text = fill(text)
+    text = fill(README.read_text())
     write_atomic(README, lambda file: file.write(text.encode()))
     print(f"Wrote {README}")
     return 0
