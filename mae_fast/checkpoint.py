@@ -31,7 +31,7 @@ def load_file(path: str | Path) -> dict:
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)|Trying to (?:call|instantiate) \S+ (\S+)", str(error))
         if wanted is None:
-            raise CheckpointError(f"{path}: not a checkpoint that torch can read ({_first_line(error)})") from None
+            raise CheckpointError(f"{path}: not a checkpoint that torch can read") from None
         name = wanted[1] or wanted[2]
         raise CheckpointError(f"{path}: refused, it asks to load {name}, which is code and not weights") from None
     except (RuntimeError, EOFError, KeyError, AttributeError) as error:

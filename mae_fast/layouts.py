@@ -263,6 +263,7 @@ def to_huggingface_preprocessor(config: dict) -> dict:
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
+        "resample": 3,  # bicubic, as MAE's own crops
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -14,6 +14,7 @@ from torch import nn
 
 import mae_fast
 from mae_fast import models_mae, models_vit
+from mae_fast.optim import make_optimizer
 from tests.test_official_numbers import fill
 
 OFFICIAL = json.loads((Path(__file__).parent / "official_drop_in.json").read_text())
@@ -107,6 +108,23 @@ def test_overriding_a_piece_changes_the_model_as_it_would_there():
     loss, same_pred, _ = model(imgs, 0.75, first)
     assert torch.allclose(same_pred, pred, atol=1e-5)
     assert torch.allclose(loss, ((pred - plain.patchify(imgs)).abs().mean(-1) * mask).sum() / mask.sum(), rtol=1e-5)
+
+
+def test_our_optimizer_s_state_is_the_official_one_s():
+    """Its groups, as the official script and timm build them: biases and vectors first, in the model's order."""
+    model = models_mae.MaskedAutoencoderViT(**TINY)
+    ours = make_optimizer(model, "adamw", 1e-3, 0.05)
+    model(torch.randn(2, 3, 32, 32))[0].backward()
+    ours.step()
+    params = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    bare = [p for name, p in params if p.ndim == 1 or name.endswith(".bias")]
+    rest = [p for name, p in params if not (p.ndim == 1 or name.endswith(".bias"))]
+    theirs = torch.optim.AdamW([{"params": bare, "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.05}], lr=1e-3)
+    theirs.load_state_dict(ours.state_dict())
+    for p in bare + rest:
+        assert torch.equal(theirs.state[p]["exp_avg"], ours.state[p]["exp_avg"])
+        assert torch.allclose(theirs.state[p]["exp_avg"], 0.1 * p.grad)  # of this parameter, not of another
+    theirs.step()
 
 
 # ---- models_vit ----
