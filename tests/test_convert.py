@@ -115,7 +115,7 @@ TIMM_KEYS = (
     "blocks.0.norm1.weight blocks.0.norm1.bias blocks.0.attn.qkv.weight blocks.0.attn.qkv.bias "
     "blocks.0.attn.proj.weight blocks.0.attn.proj.bias blocks.0.norm2.weight blocks.0.norm2.bias "
     "blocks.0.mlp.fc1.weight blocks.0.mlp.fc1.bias blocks.0.mlp.fc2.weight blocks.0.mlp.fc2.bias "
-)  # of timm 1.0.31, vit_base_patch16_224 with num_classes=0, cut to one block
+)  # of timm 1.0.31, vit_*_patch16_224 with num_classes=0, cut to one block
 
 
 @pytest.mark.parametrize("pool, norm", [("token", "norm"), ("avg", "fc_norm")])
@@ -123,12 +123,12 @@ TIMM_KEYS = (
 def test_timm_keys(tmp_path, pool, norm, file):
     from safetensors.torch import load_file as load_safetensors
 
-    model = mae_fast.mae_vit_base_patch16(depth=1, decoder_depth=1)
+    model = mae_fast.mae_vit_small_patch16(depth=1, decoder_depth=1)
     save_atomic({"model": model.state_dict()}, tmp_path / "c.pth")
     assert convert(tmp_path / "c.pth", tmp_path / file, "timm", pool=pool) == ["the decoder is left out: timm has none"]
     state = (load_safetensors if file.endswith("safetensors") else load_file)(tmp_path / file)
     assert state.keys() == {*TIMM_KEYS.split(), f"{norm}.weight", f"{norm}.bias"}
-    assert torch.equal(state[f"{norm}.weight"], model.norm.weight) and state["pos_embed"].shape == (1, 197, 768)
+    assert torch.equal(state[f"{norm}.weight"], model.norm.weight) and state["pos_embed"].shape == (1, 197, 384)
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
