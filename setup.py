@@ -71,7 +71,7 @@ else:
     commands = {"build_ext": OptionalBuild}
 
 setup(
-    packages=["mae_fast", "mae_fast.data", "mae_fast.ops", "mae_fast.parity", "mae_fast_kernels"],
+    packages=["mae_fast", *(f"mae_fast.{name}" for name in ("data", "layouts", "ops", "parity")), "mae_fast_kernels"],
     package_dir={"mae_fast_kernels": "kernels"},
     ext_modules=extensions,
     cmdclass=commands,

@@ -15,6 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_pretrain(commands)
     add_reconstruct(commands)
+    add_convert(commands)
     add_data(commands)
     add_parity(commands)
     commands.add_parser("bench", help="measure beside the peers and against the machine's limit", add_help=False)
@@ -81,6 +82,30 @@ def add_reconstruct(commands) -> None:
             note += "; normalised predictions shown with each patch's true mean and variance"
         draw(names, result, args.out, note)
         print(f"Wrote {args.out}: {len(names)} pictures, loss {result.loss:.4f} at {args.mask_ratio:.0%} masked")
+
+    parser.set_defaults(run=run)
+
+
+def add_convert(commands) -> None:
+    parser = commands.add_parser("convert", help="write a checkpoint in the layout of another codebase")
+    parser.add_argument("source", metavar="IN", help="a checkpoint of any layout, or a name on the Hugging Face hub")
+    parser.add_argument("out", metavar="OUT", help="a .pth or .safetensors file; for hf a folder")
+    parser.add_argument("--to", required=True, choices=["official", "hf", "timm", "mae_fast"])
+    parser.add_argument("--encoder_only", action="store_true", help="leave out the decoder")
+    parser.add_argument("--img_size", type=int, help="interpolate the positions for images of so many pixels")
+    parser.add_argument("--pool", default="token", choices=["token", "avg"], help="global_pool of the timm model")
+    parser.add_argument("--num_heads", type=int, help="where the checkpoint does not tell")
+    parser.add_argument("--decoder_num_heads", type=int, help="where the checkpoint does not tell")
+    parser.add_argument("--force", action="store_true", help="write over what is there")
+
+    def run(args) -> None:
+        from mae_fast.convert import convert
+
+        heads = {name: value for name in ("num_heads", "decoder_num_heads") if (value := getattr(args, name))}
+        options = {"encoder_only": args.encoder_only, "img_size": args.img_size, "pool": args.pool, "force": args.force}
+        for note in convert(args.source, args.out, args.to, **options, **heads):
+            print(f"Note: {note}")
+        print(f"Wrote {args.out}")
 
     parser.set_defaults(run=run)
 

@@ -73,7 +73,10 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Holds the convolution's weight under its official name; applied as a linear map to gathered patches."""
+    """Holds the convolution's weight under its official name; applied as a linear map to gathered patches (B, K, P).
+
+    Images (B, C, H, W) it takes too, as the official module does, for code around the model.
+    """
 
     def __init__(self, img_size: tuple[int, int], patch_size: int, in_chans: int, dim: int):
         super().__init__()
@@ -83,9 +86,13 @@ class PatchEmbed(nn.Module):
         self.num_patches = self.grid_size[0] * self.grid_size[1]
         self.proj = nn.Conv2d(in_chans, dim, kernel_size=patch_size, stride=patch_size)
 
-    def forward(self, patches_BKP: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            if x.shape[2:] != self.img_size:
+                raise ValueError(f"x: this model takes images of {self.img_size} pixels, got {tuple(x.shape)}")
+            return self.proj(x).flatten(2).transpose(1, 2)
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, c, p, q) -> (D, P) in patch order (p, q, c)
-        return F.linear(patches_BKP, weight, self.proj.bias)
+        return F.linear(x, weight, self.proj.bias)
 
 
 class MaskedAutoencoderViT(nn.Module):

@@ -1,7 +1,8 @@
-"""Fixed two-dimensional sine-cosine positions."""
+"""Fixed two-dimensional sine-cosine positions, and positions for another image size."""
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -17,3 +18,15 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> Tensor:
     angles = [np.outer(axis, frequency) for axis in (x, y)]
     table = np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
     return torch.from_numpy(np.vstack([np.zeros(dim), table])).float().unsqueeze(0)
+
+
+def resize(pos_embed: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Positions (1, 1 + rows * columns, dim) for another grid, bicubic, as the official finetuning does.
+
+    The first row, for the class token, stays. Computed in float32 at least, returned in the type given.
+    """
+    if grid == new_grid:
+        return pos_embed
+    table = pos_embed[:, 1:].to(torch.promote_types(pos_embed.dtype, torch.float32)).unflatten(1, grid)
+    table = F.interpolate(table.permute(0, 3, 1, 2), size=new_grid, mode="bicubic", align_corners=False)
+    return torch.cat([pos_embed[:, :1], table.flatten(2).transpose(1, 2).to(pos_embed.dtype)], dim=1)

@@ -75,8 +75,8 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: list[int],
     load_optimizer(optimizer, content["optimizer"])
     if scaler.is_enabled() and content.get("scaler"):
         scaler.load_state_dict(content["scaler"])
-    ours = content.get("mae_fast")
-    if ours is None:
+    ours = content.get("mae_fast", {})
+    if "position" not in ours:
         return Position(epoch=content["epoch"] + 1, layout=layout)
     position = Position(**ours["position"])
     if position.batch and position.layout != layout:

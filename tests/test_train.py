@@ -249,6 +249,12 @@ def test_resumes_an_official_checkpoint(photos, whole_run, tmp_path):
     run(photos, tmp_path / "o", f"--resume={tmp_path / 'official.pth'}")
     assert [e["epoch"] for e in log(tmp_path / "o")] == [1, 2]
 
+    # Ours, converted, is such a checkpoint: the same run follows.
+    converted = tmp_path / "converted.pth"
+    assert main(["convert", str(whole_run[0] / "checkpoint-0.pth"), str(converted), "--to=official"]) == 0
+    run(photos, tmp_path / "p", f"--resume={converted}")
+    assert log(tmp_path / "p") == log(tmp_path / "o")
+
 
 def test_init_from_starts_anew_with_given_weights(photos, whole_run, tmp_path):
     content = run(photos, tmp_path / "o", f"--init_from={whole_run[0] / 'checkpoint-2.pth'}", "--lr=0")

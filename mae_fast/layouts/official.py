@@ -1,0 +1,79 @@
+"""The official names, and the configuration of a model: told by itself, or read off a state."""
+
+import math
+import re
+
+from torch import Tensor
+
+from mae_fast.config import PRESETS
+
+State = dict[str, Tensor]
+
+DECODER_KEYS = ("mask_token", "decoder_")
+ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # width -> heads, of the ViT family
+DECODER_HEADS = {512: 16}
+
+
+def is_decoder_key(key: str) -> bool:
+    return key.startswith(DECODER_KEYS)
+
+
+def describe(model) -> dict:
+    """The configuration of a `MaskedAutoencoderViT`, as plain numbers that a checkpoint can hold."""
+    encoder, decoder = model.blocks[0], model.decoder_blocks[0]
+    embed_dim, decoder_embed_dim = model.cls_token.shape[-1], model.mask_token.shape[-1]
+    return {
+        "img_size": list(model.patch_embed.img_size),
+        "patch_size": model.patch_embed.patch_size[0],
+        "in_chans": model.in_chans,
+        "embed_dim": embed_dim,
+        "depth": len(model.blocks),
+        "num_heads": encoder.attn.num_heads,
+        "decoder_embed_dim": decoder_embed_dim,
+        "decoder_depth": len(model.decoder_blocks),
+        "decoder_num_heads": decoder.attn.num_heads,
+        "mlp_ratio": mlp_ratio(encoder.mlp.fc1.out_features, embed_dim),
+        "decoder_mlp_ratio": mlp_ratio(decoder.mlp.fc1.out_features, decoder_embed_dim),
+        "norm_eps": model.norm.eps,
+        "norm_pix_loss": model.norm_pix_loss,
+        "mean": model.mean,
+        "std": model.std,
+    }
+
+
+def official_config(state: State, args: dict) -> dict:
+    """Configuration read off an official state and the arguments saved with it, where there are any.
+
+    What neither tells is None (the heads of an unusual width) or left out (img_size, where it is not square).
+    Raises KeyError or ValueError for a state that is no Masked Autoencoder's.
+    """
+    D, C, p, _ = state["patch_embed.proj.weight"].shape
+    config = {"patch_size": p, "in_chans": C, "embed_dim": D, "norm_eps": 1e-6}
+    config["depth"] = _count_blocks(state, "blocks")
+    config["mlp_ratio"] = mlp_ratio(state["blocks.0.mlp.fc1.weight"].shape[0], D)
+    config["norm_pix_loss"] = bool(args.get("norm_pix_loss", False))
+    preset = PRESETS.get(args.get("model"))
+    named = preset.num_heads if preset and preset.embed_dim == D else None
+    config["num_heads"] = named or ENCODER_HEADS.get(D)
+
+    if any(map(is_decoder_key, state)):
+        width = state["decoder_embed.weight"].shape[0]
+        config["decoder_embed_dim"], config["decoder_depth"] = width, _count_blocks(state, "decoder_blocks")
+        config["decoder_mlp_ratio"] = mlp_ratio(state["decoder_blocks.0.mlp.fc1.weight"].shape[0], width)
+        named = preset.decoder_num_heads if preset and preset.decoder_embed_dim == width else None
+        config["decoder_num_heads"] = named or DECODER_HEADS.get(width)
+
+    side = int((state["pos_embed"].shape[1] - 1) ** 0.5)
+    if side**2 == state["pos_embed"].shape[1] - 1:
+        config["img_size"] = side * p
+    return config
+
+
+def _count_blocks(state: State, prefix: str) -> int:
+    return 1 + max((int(m[1]) for key in state if (m := re.match(rf"{prefix}\.(\d+)\.", key))), default=-1)
+
+
+def mlp_ratio(hidden: int, dim: int) -> float:
+    """The ratio of which `int(dim * ratio)` is hidden again."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
