@@ -32,7 +32,8 @@ class Patches:
                 return fast(original, self_, *args, **kwargs)
             return original(self_, *args, **kwargs)
 
-        owner.forward = forward
+        # By way of a subclass, for what the package does to the forward of each: transformers wraps checkpointing around.
+        owner.forward = vars(type(owner.__name__, (owner,), {"forward": forward}))["forward"]
 
     def turn_on(self, module: nn.Module) -> None:
         """This instance alone, not what is inside."""
