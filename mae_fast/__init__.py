@@ -1,6 +1,6 @@
 """mae_fast: the fastest trustworthy way to pretrain a Masked Autoencoder (He et al. 2022)."""
 
-from mae_fast import reference
+from mae_fast import hf, reference
 from mae_fast.checkpoint import load_pretrained
 from mae_fast.model import (
     MaskedAutoencoderViT,
@@ -14,10 +14,13 @@ from mae_fast.model import (
     mae_vit_small_patch16_dec512d8b,
 )
 from mae_fast.ops import backends
+from mae_fast.packed_qkv import fuse_attention, unfuse_attention
 
 __all__ = [
     "MaskedAutoencoderViT",
     "backends",
+    "fuse_attention",
+    "hf",
     "load_pretrained",
     "mae_vit_base_patch16",
     "mae_vit_base_patch16_dec512d8b",
@@ -28,4 +31,5 @@ __all__ = [
     "mae_vit_small_patch16",
     "mae_vit_small_patch16_dec512d8b",
     "reference",
+    "unfuse_attention",
 ]

@@ -32,7 +32,7 @@ class Patches:
                 return fast(original, self_, *args, **kwargs)
             return original(self_, *args, **kwargs)
 
-        # By way of a subclass, for what the package does to the forward of each: transformers wraps checkpointing around.
+        # By way of a subclass, for what a package does to the forward of each: transformers adds checkpointing to it.
         owner.forward = vars(type(owner.__name__, (owner,), {"forward": forward}))["forward"]
 
     def turn_on(self, module: nn.Module) -> None:
