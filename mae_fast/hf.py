@@ -9,7 +9,7 @@ weights to return, another activation, a wrapped or hooked layer) runs its own f
 import warnings
 from functools import cache
 from importlib.metadata import version
-from types import FunctionType, ModuleType
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from mae_fast.model import _add_norm, _bare, _compute_dtype
 from mae_fast.patching import Patches
 
 _patches = Patches()
+KEEPS_WEIGHTS = "_mae_fast_keeps_weights"
 
 
 def accelerate(model: nn.Module | None = None) -> nn.Module | None:
@@ -67,7 +68,7 @@ def _transformers() -> ModuleType:
 
 def _attention(original, self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs):
     parts = self.q_proj, self.k_proj, self.v_proj
-    if attention_mask is not None or not _fusable(self, parts, self.attention_dropout, kwargs):
+    if attention_mask is not None or not _fusable(self, parts, self.attention_dropout):
         return original(self, hidden_states, attention_mask, **kwargs)
     return self.o_proj(_attend(hidden_states, parts, self.num_attention_heads)), None
 
@@ -75,23 +76,25 @@ def _attention(original, self, hidden_states: Tensor, attention_mask: Tensor | N
 def _self_attention(original, self, hidden_states: Tensor, head_mask: Tensor | None = None, **kwargs):
     """transformers up to 5.8, where the projection of the result is another module."""
     parts = self.query, self.key, self.value
-    if head_mask is not None or not _fusable(self, parts, self.dropout_prob, kwargs):
+    if head_mask is not None or not _fusable(self, parts, self.dropout_prob):
         return original(self, hidden_states, *(() if head_mask is None else (head_mask,)), **kwargs)
     return _attend(hidden_states, parts, self.num_attention_heads), None
 
 
-def _fusable(attention: nn.Module, parts: tuple[nn.Module, ...], dropout: float, kwargs: dict) -> bool:
-    if _wants_weights(attention, kwargs):
+def _fusable(attention: nn.Module, parts: tuple[nn.Module, ...], dropout: float) -> bool:
+    plain = all(_bare(part, nn.Linear) for part in parts)
+    return plain and not (dropout and attention.training) and not getattr(attention, KEEPS_WEIGHTS, False)
+
+
+def _model(original, self, *args, **kwargs):
+    """Tell the layers whether attention weights are wanted: not every version does, and a recomputation must agree."""
+    wanted = bool(kwargs.get("output_attentions", getattr(self.config, "output_attentions", False)))
+    if wanted != getattr(self, KEEPS_WEIGHTS, False):
+        for module in self.modules():
+            setattr(module, KEEPS_WEIGHTS, wanted)
+    if wanted:
         _say_once("output_attentions: mae_fast keeps no attention weights; Hugging Face's own attention computes them")
-        return False
-    return not (dropout and attention.training) and all(_bare(part, nn.Linear) for part in parts)
-
-
-def _wants_weights(attention: nn.Module, kwargs: dict) -> bool:
-    if kwargs.get("output_attentions") or getattr(attention.config, "output_attentions", False):
-        return True
-    # transformers 4 says it to the model alone, which puts a recording function in place of the method.
-    return isinstance(vars(attention).get("forward"), FunctionType)
+    return original(self, *args, **kwargs)
 
 
 @cache
@@ -201,6 +204,11 @@ def _pretraining(original, self, pixel_values: Tensor | None = None, noise: Tens
     )
 
 
-_FORWARDS = {"ViTMAEForPreTraining": _pretraining, "ViTMAEEmbeddings": _embeddings, "ViTMAELayer": _layer}
+_FORWARDS = {
+    "ViTMAEForPreTraining": _pretraining,
+    "ViTMAEModel": _model,
+    "ViTMAEEmbeddings": _embeddings,
+    "ViTMAELayer": _layer,
+}
 _PARTS = {"ViTMAEAttention": _attention, "ViTMAEMLP": _mlp}
 _PARTS_TO_5_8 = {"ViTMAESelfAttention": _self_attention, "ViTMAEIntermediate": _intermediate}

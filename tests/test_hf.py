@@ -165,8 +165,13 @@ def test_attention_weights_come_from_their_code_and_it_says_so_once(calls):
     assert len([w for w in warned if "mae_fast" in str(w.message)]) == 1
     assert_same(flat(actual), flat(expected))
     assert calls["attention"] == 2 * 2  # the decoder, whose attentions are no output
+    model.train().gradient_checkpointing_enable({"use_reentrant": False})
+    actual, _ = run(model, images(), output_attentions=True)
+    assert_same(flat(actual), flat(expected))
+    model.gradient_checkpointing_disable()
+    calls["attention"] = 0
     run(model, images())
-    assert calls["attention"] == 2 * 2 + LAYERS
+    assert calls["attention"] == LAYERS
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
