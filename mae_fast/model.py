@@ -16,7 +16,8 @@ from mae_fast.positions import sincos_2d
 
 def _bare(module: nn.Module, cls: type) -> bool:
     """Whether the module is just what it says, nothing wrapped or hooked: its parameters may be used alone."""
-    return type(module) is cls and not module._forward_hooks and not module._forward_pre_hooks
+    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return type(module) is cls and not hooked
 
 
 def _compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

@@ -76,9 +76,12 @@ class Run:
         return len(self.loader) // self.args.accum_iter * self.args.accum_iter
 
 
-def pretrain(args: argparse.Namespace) -> None:
-    """Run `mae-fast pretrain`. args: see mae_fast.pretrain_args. Raises Interrupted after a signal, Diverged."""
-    run = set_up(args)
+def pretrain(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None) -> None:
+    """Run `mae-fast pretrain`. args: see mae_fast.pretrain_args. Raises Interrupted after a signal, Diverged.
+
+    model: trained in place of a new one of the size args.model.
+    """
+    run = set_up(args, model)
     started, first_epoch, first_batch = time.perf_counter(), run.position.epoch, run.position.batch
     try:
         for _ in range(run.position.epoch, args.epochs):
@@ -213,7 +216,7 @@ def warn_of_bad_images(run: Run) -> None:
         run.report.say(f"skipped {len(bad)} bad images so far, the last one {name} ({reason})")
 
 
-def set_up(args: argparse.Namespace) -> Run:
+def set_up(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None) -> Run:
     """Everything before the first step: device, data, model, optimizer, and where an earlier run stopped."""
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         print("No CUDA device: training on the CPU", file=sys.stderr)
@@ -236,9 +239,11 @@ def set_up(args: argparse.Namespace) -> Run:
     if len(loader) < args.accum_iter:
         raise ValueError(f"--accum_iter: {args.accum_iter} is more than an epoch's {len(loader)} batches; lower it")
 
-    model = MaskedAutoencoderViT(
-        **PRESETS[args.model].kwargs(), img_size=args.input_size, norm_pix_loss=args.norm_pix_loss
-    ).to(device)
+    if model is None:
+        model = MaskedAutoencoderViT(
+            **PRESETS[args.model].kwargs(), img_size=args.input_size, norm_pix_loss=args.norm_pix_loss
+        )
+    model = model.to(device)
     if args.init_from:
         load_weights(model, read_state(args.init_from)[0], args.init_from)
         model.missing_decoder_keys = ()  # a fresh decoder is there to be trained

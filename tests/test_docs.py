@@ -1,0 +1,64 @@
+"""The Python of docs/migrating.md runs, at a tiny size."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import mae_fast
+
+PAGE = Path(__file__).parent.parent / "docs" / "migrating.md"
+SNIPPETS = dict(re.findall(r"^## From ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S))
+
+
+@pytest.fixture(autouse=True)
+def undone():
+    yield
+    mae_fast.hf.restore()
+    mae_fast.unfuse_attention()
+
+
+def test_every_snippet_is_run_below():
+    assert len(SNIPPETS) == PAGE.read_text().count("```python") == 3
+
+
+def test_hugging_face():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTMAEConfig(
+        image_size=16, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+    )  # fmt: skip
+    names = {"model": transformers.ViTMAEForPreTraining(config), "pixel_values": torch.randn(2, 3, 16, 16)}
+    exec(SNIPPETS["Hugging Face transformers"], names)
+    assert names["outputs"].loss.isfinite()
+
+
+def test_timm(capsys):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.num_heads, self.qkv, self.proj = 2, nn.Linear(8, 24), nn.Linear(8, 8)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+            return self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    exec(SNIPPETS["timm, and other Vision Transformers"], {"vit": Attention(), "pixel_values": torch.randn(2, 5, 8)})
+    assert "'fused'" in capsys.readouterr().out
+
+
+def test_tutorial_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8))
+    (tmp_path / "data").mkdir()
+    for i in range(2):
+        picture.save(tmp_path / "data" / f"{i}.png")
+    config = dict(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
+                  decoder_num_heads=2, batch_size=2, epochs=1, dataset={"root": "data", "num_workers": 0})  # fmt: skip
+    exec(SNIPPETS["tutorial code"], {"config": config, "picture": picture})
+    assert (tmp_path / "output_dir" / "training_curves.png").is_file()
+    assert (tmp_path / "mae_reconstruction.png").is_file()
