@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config", metavar="FILE.yaml", help="defaults for any of these flags, by name")
     add("--dtype", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help="auto: bf16 on CUDA, fp32 on CPU")
     add("--compile", action="store_true", help="torch.compile the step")
+    add("--cuda_graphs", action="store_true", help="replay the compiled step from CUDA graphs; for small batches")
+    add("--activation_checkpointing", action="store_true", help="less memory for a third more arithmetic")
     add("--clip_grad", default=None, type=float, help="largest gradient norm")
     add("--opt", default="adamw", choices=["adamw", "sgd"])
     add("--sched", default="cosine", choices=["cosine", "step", "plateau"])
