@@ -11,7 +11,7 @@ from mae_fast.config import PRESETS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("as in the official main_pretrain.py").add_argument
-    add("--batch_size", default=64, type=int, help="images per process and forward pass")
+    add("--batch_size", default=64, type=number_or_auto, help="images per process and forward pass; auto: all that fit")
     add("--epochs", default=400, type=int)
     add("--accum_iter", default=1, type=int, help="forward passes per optimizer step")
     add("--model", default="mae_vit_large_patch16", metavar="MODEL", choices=PRESETS, help=", ".join(PRESETS))
@@ -59,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="unreadable, 16-bit, CMYK or palette: skip and count, stop and name, or convert what can be")  # fmt: skip
 
 
+def number_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
 def apply_config(parser: argparse.ArgumentParser, path: str) -> None:
     """Make the values of a YAML file the defaults of the flags with those names; the command line still wins.
 
@@ -90,7 +94,7 @@ def apply_config(parser: argparse.ArgumentParser, path: str) -> None:
 def check(args: argparse.Namespace) -> None:
     """ValueError naming the first flag whose value cannot work."""
     for name in ("batch_size", "epochs", "accum_iter", "input_size", "save_every", "decay_epochs"):
-        if getattr(args, name) < 1:
+        if getattr(args, name) != "auto" and getattr(args, name) < 1:
             raise ValueError(f"--{name}: expected at least 1, got {getattr(args, name)}")
     if not 0 < args.mask_ratio <= 1:
         raise ValueError(f"--mask_ratio: expected more than 0, at most 1, got {args.mask_ratio}")

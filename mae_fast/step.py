@@ -2,19 +2,21 @@
 
 What a step is made of, and how each choice was made. "Paper": bytes counted, no clock; no GPU has timed any of it yet.
 
-    weights, gradients, moments   float32; autocast casts each weight once a step. Keeping bfloat16 copies beside them
-                                  would save 10 of the 52 bytes a parameter that casts and AdamW move: 0.3 ms of a
-                                  Base step on an H200, under 1 % of one at batch 256 (paper), so it is not done.
+    weights, gradients, moments   float32; autocast casts each weight, and its gradient back, once a batch. An optimizer
+                                  that wrote bfloat16 copies itself would save 14 of the 44 bytes a parameter that
+                                  casts, norm and AdamW move: 1 % of a step at batch 256 (paper), so there is none.
     matrix products               bfloat16 (`dtype`), summed in float32 by the hardware. Loss curve within 0.5 % of the
                                   float32 reference's over 200 steps (measured on a CPU, benchmarks.curve).
     residual stream               float32: what enters it is a product's output, bfloat16; positions are float32.
-                                  bfloat16 would save 30 % of the non-matrix bytes (paper); its loss curve is not measured.
+                                  bfloat16 would save STREAM of the non-matrix bytes (paper). Its loss curve is not
+                                  measured.
     norms, softmax, loss          statistics in float32, as parity demands.
     exact savings                 embed visible patches, predict masked ones, last decoder block for masked rows only,
                                   decoder never unshuffled: always on, in model.training_loss. Timed on CPUs only.
     compile                       one graph, forward and backward (fullgraph: a graph break is an error).
-    CUDA graphs                   `cuda_graphs`: they remove the launches' cost, which a large batch hides. Not measured.
-    activation checkpointing      `activation_checkpointing`: each block runs its forward pass twice; see mae_fast.memory.
+    CUDA graphs                   off; `cuda_graphs` removes the cost of launches, which a large batch hides. Not timed.
+    activation checkpointing      off; model.activation_checkpointing runs each block's forward pass twice and takes a
+                                  sixth to a quarter of the memory an image (counted: mae_fast.memory).
     fp8                           mae_fast.fp8, off.
 """
 
@@ -51,9 +53,9 @@ class TrainingStep:
             loss = step(imgs, lr)
 
     model: on its device, in float32. dtype: of the matrix products; float16 scales the loss. clip_grad: largest norm of
-    the gradient. cuda_graphs: replay the compiled step's kernels from CUDA graphs. activation_checkpointing: keep a
-    block's input alone for the backward pass. In an initialised process group gradients are averaged over its ranks.
-    A step whose loss or gradient is not finite does nothing, which is decided on the device.
+    the gradient. cuda_graphs: replay the compiled step's kernels from CUDA graphs. In an initialised process group
+    gradients are averaged over its ranks. A step whose loss or gradient is not finite does nothing, which is decided on
+    the device.
     """
 
     def __init__(
@@ -67,7 +69,6 @@ class TrainingStep:
         accumulate: int = 1,
         compile: bool = False,
         cuda_graphs: bool = False,
-        activation_checkpointing: bool = False,
     ):
         self.device = next(model.parameters()).device
         if cuda_graphs and not (compile and self.device.type == "cuda"):
@@ -75,7 +76,6 @@ class TrainingStep:
         self.model, self.optimizer, self.dtype, self.mask_ratio = model, optimizer, dtype, mask_ratio
         self.clip_grad, self.accumulate = clip_grad, accumulate
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
-        model.activation_checkpointing = activation_checkpointing
         self.loss = TrainingLoss(model)
         if compile:
             mode = "reduce-overhead" if cuda_graphs else "default"
@@ -83,8 +83,8 @@ class TrainingStep:
         if distributed.size() > 1:
             device_ids = [self.device.index] if self.device.type == "cuda" else None
             self.loss = DistributedDataParallel(self.loss, device_ids=device_ids)
-        # A CUDA graph writes its gradients to the same memory each time: they must be added to tensors outside it, never
-        # become .grad themselves, or a second batch overwrites the first (pytorch issue 169545).
+        # A CUDA graph writes its gradients to the same memory each time: they must be added to tensors outside it and
+        # never become .grad themselves, or a second batch overwrites the first (pytorch issue 169545).
         self.keep_gradients = cuda_graphs
         if self.keep_gradients:
             for parameter in (p for p in model.parameters() if p.requires_grad):
@@ -109,7 +109,7 @@ class TrainingStep:
         return self.update(self._sum, lr)
 
     def update(self, loss: Tensor, lr: float) -> Tensor:
-        """Clip and step, or do nothing where loss or gradient is not finite. -> the loss, NaN where nothing was done."""
+        """Clip and step, or do nothing where loss or gradient is not finite. -> the loss, else NaN."""
         set_lr(self.optimizer, lr)
         self.scaler.unscale_(self.optimizer)
         params = [p for p in self.model.parameters() if p.grad is not None]

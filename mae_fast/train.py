@@ -22,11 +22,12 @@ from mae_fast.data import make_loader, open_source
 from mae_fast.data.cpus import available_cpus
 from mae_fast.heap import keep_freed_memory
 from mae_fast.interrupt import Interrupted, StopSignal
+from mae_fast.memory import choose_batch_size
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.ops import backends
 from mae_fast.optim import lr_at, make_optimizer
 from mae_fast.report import Report
-from mae_fast.resume import Position, load_run, newest_checkpoint, save_run
+from mae_fast.resume import Position, batch_size_of, load_run, newest_checkpoint, save_run
 from mae_fast.step import TrainingStep
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -176,6 +177,18 @@ def set_up(args: argparse.Namespace) -> Run:
     torch.manual_seed(args.seed + world.rank)
 
     source = open_source(args.data_path)
+    model = MaskedAutoencoderViT(
+        **PRESETS[args.model].kwargs(), img_size=args.input_size, norm_pix_loss=args.norm_pix_loss
+    ).to(device)
+    if args.init_from:
+        load_weights(model, read_state(args.init_from)[0], args.init_from)
+        model.missing_decoder_keys = ()  # a fresh decoder is there to be trained
+    model.activation_checkpointing = args.activation_checkpointing
+
+    resume = newest_checkpoint(Path(args.output_dir)) if args.auto_resume and args.output_dir else None
+    resume = Path(args.resume) if args.resume else resume
+    if args.batch_size == "auto":
+        args.batch_size = batch_size(args, model, max(1, len(source) // (world.size * args.accum_iter)), resume)
     loader = make_loader(
         source, args.batch_size, args.input_size, seed=args.seed, rank=world.rank, world_size=world.size,
         augment=args.augment, num_workers=min(args.num_workers, available_cpus()), device=device, backend=args.loader,
@@ -184,12 +197,6 @@ def set_up(args: argparse.Namespace) -> Run:
     if len(loader) < args.accum_iter:
         raise ValueError(f"--accum_iter: {args.accum_iter} is more than an epoch's {len(loader)} batches; lower it")
 
-    model = MaskedAutoencoderViT(
-        **PRESETS[args.model].kwargs(), img_size=args.input_size, norm_pix_loss=args.norm_pix_loss
-    ).to(device)
-    if args.init_from:
-        load_weights(model, read_state(args.init_from)[0], args.init_from)
-        model.missing_decoder_keys = ()  # a fresh decoder is there to be trained
     effective_batch = args.batch_size * args.accum_iter * world.size
     if args.lr is None:
         args.lr = args.blr * effective_batch / 256
@@ -197,13 +204,10 @@ def set_up(args: argparse.Namespace) -> Run:
     step = TrainingStep(
         model, optimizer, dtype=DTYPES[args.dtype], mask_ratio=args.mask_ratio, clip_grad=args.clip_grad,
         accumulate=args.accum_iter, compile=args.compile, cuda_graphs=args.cuda_graphs,
-        activation_checkpointing=args.activation_checkpointing,
     )  # fmt: skip
 
     layout = [args.batch_size, world.size, args.accum_iter, len(loader)]
     position = Position(epoch=args.start_epoch, layout=layout)
-    resume = newest_checkpoint(Path(args.output_dir)) if args.auto_resume and args.output_dir else None
-    resume = Path(args.resume) if args.resume else resume
     if resume:
         position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
 
@@ -215,6 +219,19 @@ def set_up(args: argparse.Namespace) -> Run:
         images_per_epoch = run.batches * args.batch_size * world.size
         run.report = Report(args.output_dir, args.log_dir, args.epochs, images_per_epoch, start)
     return run
+
+
+def batch_size(args: argparse.Namespace, model: MaskedAutoencoderViT, limit: int, resume: Path | None) -> int:
+    """--batch_size auto: that of the run to go on with, else the largest that fits, at most limit."""
+    batch = resume and batch_size_of(resume)
+    if batch:
+        why = f"batch size {batch}: that of {resume}"
+    else:
+        moments = {"adamw": 2, "sgd": 1}[args.opt]
+        batch, why = choose_batch_size(model, DTYPES[args.dtype], args.mask_ratio, limit, moments)
+    if distributed.rank() == 0:
+        print(why)
+    return batch
 
 
 def announce(run: Run, effective_batch: int) -> None:

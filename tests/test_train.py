@@ -243,6 +243,15 @@ def test_two_processes_train_together(photos, tmp_path):
     assert log(tmp_path / "o")[-1]["train_loss"] < log(tmp_path / "o")[0]["train_loss"]
 
 
+def test_auto_batch_size_is_kept_by_a_resumed_run(photos, tmp_path, monkeypatch, capsys):
+    content = run(photos, tmp_path / "o", "--batch_size=auto", "--accum_iter=2")
+    assert content["args"].batch_size == 10 and "batch size 10: all that the data allow" in capsys.readouterr().out
+    monkeypatch.setattr("mae_fast.train.choose_batch_size", lambda *_: pytest.fail("asked again"))
+    words = ["--batch_size=auto", "--accum_iter=2", "--auto_resume", "--activation_checkpointing", "--epochs=4"]
+    run(photos, tmp_path / "o", *words)
+    assert "batch size 10: that of" in capsys.readouterr().out and len(log(tmp_path / "o")) == 4
+
+
 def test_resumes_an_official_checkpoint(photos, whole_run, tmp_path):
     content = {k: v for k, v in whole_run[1].items() if k != "mae_fast"}
     first = load_file(whole_run[0] / "checkpoint-0.pth")
@@ -346,6 +355,7 @@ def test_config_errors_name_the_key(tmp_path, capsys, text, message):
     "more, message",
     [
         (["--batch_size=0"], "--batch_size: expected at least 1"),
+        (["--cuda_graphs"], "cuda_graphs: needs compile and a CUDA device"),
         (["--mask_ratio=0"], "--mask_ratio: expected more than 0"),
         (["--batch_size=64"], "lower --batch_size"),
         (["--accum_iter=9"], "--accum_iter: 9 is more than"),

@@ -14,9 +14,10 @@ SIZES = dict(
 )  # fmt: skip
 
 
-def build(**options):
+def build(checkpointing=False, **options):
     torch.manual_seed(0)
     model = mae_fast.MaskedAutoencoderViT(**SIZES)
+    model.activation_checkpointing = checkpointing
     step = TrainingStep(model, make_optimizer(model, "adamw", 1e-3, 0.05), **options)
     torch.manual_seed(1)  # of the masks
     return step
@@ -45,7 +46,7 @@ def plain_weights(updates, accumulate=1, clip=None):
 
 @pytest.mark.parametrize(
     "updates, options",
-    [(3, {"clip_grad": 0.1}), (2, {"accumulate": 2, "clip_grad": 0.1}), (3, {"activation_checkpointing": True})],
+    [(3, {"clip_grad": 0.1}), (2, {"accumulate": 2, "clip_grad": 0.1}), (3, {"checkpointing": True})],
 )
 def test_it_is_the_plain_loop(updates, options):
     accumulate = options.get("accumulate", 1)
@@ -63,7 +64,7 @@ def test_one_graph_and_no_break(monkeypatch, checkpointing):
 
     counter, compile = CompileCounter(), torch.compile
     monkeypatch.setattr(torch, "compile", lambda *args, mode, **more: compile(*args, backend=counter, **more))
-    step = build(dtype=torch.bfloat16, compile=True, activation_checkpointing=checkpointing)
+    step = build(checkpointing, dtype=torch.bfloat16, compile=True)
     losses = [step(imgs, 1e-3) for imgs in batches(3)]
     eager = build(dtype=torch.bfloat16)
     assert torch.equal(torch.stack(losses), torch.stack([eager(imgs, 1e-3) for imgs in batches(3)]))
