@@ -44,9 +44,9 @@ def saved(model: mae_fast.MaskedAutoencoderViT, batch: int, dtype: torch.dtype) 
             kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        with torch.autocast(imgs.device.type, dtype, enabled=dtype != torch.float32):
-            loss = model.training_loss(imgs)
+    narrow = torch.autocast(imgs.device.type, dtype, enabled=dtype != torch.float32)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), narrow:
+        loss = model.training_loss(imgs)
     total = sum(kept.values())
     del loss  # not before: what it keeps must be alive to the end, or an address could come twice
     return total
@@ -95,8 +95,8 @@ def peak(model: mae_fast.MaskedAutoencoderViT, batch: int, dtype: torch.dtype) -
 
 def line(name: str, need: StepMemory, batch: int, measured: int | None) -> str:
     text = (
-        f"{name:6} {need.fixed / 2**30:9.2f} {need.per_image / 2**20:13.1f} {need.activations / 2**20:16.1f} "
-        f"{batch:6} {need.peak(batch) / 2**30:12.2f}"
+        f"{name:6} {need.fixed / 2**30:9.2f} {need.per_image / 2**20:13.1f} {need.activations / 2**20:18.1f} "
+        f"{batch:6} {need.peak(batch) / 2**30:13.2f}"
     )
     return text + (f" {measured / 2**30:13.2f} {measured / need.peak(batch):5.2f}" if measured else "")
 
@@ -114,7 +114,8 @@ def main(argv: list[str]) -> int:
     if unknown := [name for name in options.presets.split(",") if name not in PRESETS]:
         parser.error(f"--presets: no {', '.join(unknown)}; there are {', '.join(PRESETS)}")
     rows = []
-    print("preset  fixed GiB  MiB an image  of it activations  batch  modelled GiB" + "  measured GiB" * options.measure)
+    measured = "  measured GiB" if options.measure else ""
+    print(f"preset  fixed GiB  MiB an image  of it activations  batch  modelled GiB{measured}")
     for name in options.presets.split(","):
         with torch.device(options.device if options.measure else "meta"):
             model = mae_fast.MaskedAutoencoderViT(**PRESETS[name].kwargs())

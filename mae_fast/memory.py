@@ -162,9 +162,9 @@ def search(fits: Callable[[int], bool], guess: int, limit: int) -> int:
 
 def _fits(model: nn.Module, batch: int, dtype: torch.dtype, mask_ratio: float, held: int) -> bool:
     """Whether two forward and backward passes go through, the second on top of gradients, with `held` bytes taken."""
-    devices = [next(model.parameters()).device]
+    device = next(model.parameters()).device
     try:
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             _try(model, batch, dtype, mask_ratio, held)
         return True
     except torch.OutOfMemoryError:
