@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("ours").add_argument
     add("--config", metavar="FILE.yaml", help="defaults for any of these flags, by name")
     add("--dtype", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help="auto: bf16 on CUDA, fp32 on CPU")
+    add("--fp8", action="store_true", help="linear layers of a Large or Huge encoder in float8 (sm_89 or more)")
     add("--compile", action="store_true", help="torch.compile the step")
     add("--cuda_graphs", action="store_true", help="replay the compiled step from CUDA graphs; for small batches")
     add("--activation_checkpointing", action="store_true", help="less memory for a third more arithmetic")

@@ -20,6 +20,7 @@ from mae_fast.checkpoint import load_weights, read_state
 from mae_fast.config import PRESETS
 from mae_fast.data import make_loader, open_source
 from mae_fast.data.cpus import available_cpus
+from mae_fast.fp8 import require_float8, use_float8
 from mae_fast.heap import keep_freed_memory
 from mae_fast.interrupt import Interrupted, StopSignal
 from mae_fast.memory import choose_batch_size
@@ -184,6 +185,9 @@ def set_up(args: argparse.Namespace) -> Run:
         load_weights(model, read_state(args.init_from)[0], args.init_from)
         model.missing_decoder_keys = ()  # a fresh decoder is there to be trained
     model.activation_checkpointing = args.activation_checkpointing
+    if args.fp8:
+        require_float8(device, DTYPES[args.dtype], PRESETS[args.model].embed_dim)
+        use_float8(model)
 
     resume = newest_checkpoint(Path(args.output_dir)) if args.auto_resume and args.output_dir else None
     resume = Path(args.resume) if args.resume else resume
@@ -236,7 +240,8 @@ def batch_size(args: argparse.Namespace, model: MaskedAutoencoderViT, limit: int
 
 def announce(run: Run, effective_batch: int) -> None:
     args, params = run.args, sum(p.numel() for p in run.step.model.parameters() if p.requires_grad)
-    print(f"{args.model}, {params / 1e6:.1f} M parameters, {args.dtype} on {run.device} x {run.world.size}")
+    print(f"{args.model}, {params / 1e6:.1f} M parameters, {args.dtype}{', encoder fp8' * args.fp8} "
+          f"on {run.device} x {run.world.size}")  # fmt: skip
     print("ops: " + ", ".join(f"{op} {kinds[run.device.type]}" for op, kinds in backends().items()))
     print(f"{run.batches * effective_batch // args.accum_iter} images an epoch, loader {run.loader.backend}; "
           f"effective batch {effective_batch}, lr {args.lr:.2e}")  # fmt: skip

@@ -355,6 +355,7 @@ def test_config_errors_name_the_key(tmp_path, capsys, text, message):
     "more, message",
     [
         (["--batch_size=0"], "--batch_size: expected at least 1"),
+        (["--fp8"], "--fp8: needs a GPU of compute capability sm_89"),
         (["--cuda_graphs"], "cuda_graphs: needs compile and a CUDA device"),
         (["--mask_ratio=0"], "--mask_ratio: expected more than 0"),
         (["--batch_size=64"], "lower --batch_size"),
