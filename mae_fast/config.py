@@ -42,3 +42,6 @@ PRESETS = {
 }
 PRESETS |= {f"{name}_dec512d8b": preset for name, preset in PRESETS.items()}
 PRESETS["mae_vit_tiny_patch8"] = TINY
+
+# By size alone, as benchmarks and checks take them.
+SIZES = {"tiny": TINY, "small": SMALL, "base": BASE, "large": LARGE, "huge": HUGE}

@@ -1,15 +1,15 @@
 """The training step: uint8 images -> loss -> gradient -> clipping -> fused AdamW, and the host never waits in it.
 
-What a step is made of, and how each choice was made. "Paper": bytes counted, no clock; no GPU has timed any of it yet.
+What a step is made of, and how each choice was made. "Paper": counted, not timed. No GPU has timed any of it yet.
 
     weights, gradients, moments   float32; autocast casts each weight, and its gradient back, once a batch. An optimizer
                                   that wrote bfloat16 copies itself would save 14 of the 44 bytes a parameter that
-                                  casts, norm and AdamW move: 1 % of a step at batch 256 (paper), so there is none.
+                                  casts, norm and AdamW move: under 2 % of a step at batch 256 (paper). There is none.
     matrix products               bfloat16 (`dtype`), summed in float32 by the hardware. Loss curve within 0.5 % of the
                                   float32 reference's over 200 steps (measured on a CPU, benchmarks.curve).
     residual stream               float32: what enters it is a product's output, bfloat16; positions are float32.
-                                  bfloat16 would save STREAM of the non-matrix bytes (paper). Its loss curve is not
-                                  measured.
+                                  bfloat16 would save 15 to 18 % of the bytes that are not the products' (paper:
+                                  benchmarks.roofline --stream 2). Its loss curve is not measured.
     norms, softmax, loss          statistics in float32, as parity demands.
     exact savings                 embed visible patches, predict masked ones, last decoder block for masked rows only,
                                   decoder never unshuffled: always on, in model.training_loss. Timed on CPUs only.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mae_fast
-from benchmarks.memory import peak, saved
+from benchmarks.step_memory import peak, saved
 from mae_fast import memory
 from mae_fast.memory import available_memory, choose_batch_size, search, step_memory
 

@@ -1,6 +1,6 @@
 """Memory of a training step: as modelled (mae_fast.memory) and as measured.
 
-    python -m benchmarks.memory [--presets small,base,large,huge] [--dtype bf16] [--batch 32] [--device cuda]
+    python -m benchmarks.step_memory [--presets small,base,large,huge] [--dtype bf16] [--batch 32] [--device cuda]
                                 [--checkpointing] [--measure] [--json FILE]
 
 Without --measure it prints the model alone, which needs no GPU. With it two updates of two batches each are run; the
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 import mae_fast
 from benchmarks.provenance import provenance
-from benchmarks.step import PRESETS
+from mae_fast.config import SIZES
 from mae_fast.memory import StepMemory, step_memory
 from mae_fast.optim import make_optimizer
 from mae_fast.step import TrainingStep
@@ -102,8 +102,8 @@ def line(name: str, need: StepMemory, batch: int, measured: int | None) -> str:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.split("\n")[0])
-    parser.add_argument("--presets", default="small,base,large,huge", help=f"of {', '.join(PRESETS)}")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_memory", description=__doc__.split("\n")[0])
+    parser.add_argument("--presets", default="small,base,large,huge", help=f"of {', '.join(SIZES)}")
     parser.add_argument("--dtype", default="bf16", choices=DTYPES)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cuda", "cpu"])
@@ -111,21 +111,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(argv)
-    if unknown := [name for name in options.presets.split(",") if name not in PRESETS]:
-        parser.error(f"--presets: no {', '.join(unknown)}; there are {', '.join(PRESETS)}")
+    if unknown := [name for name in options.presets.split(",") if name not in SIZES]:
+        parser.error(f"--presets: no {', '.join(unknown)}; there are {', '.join(SIZES)}")
     rows = []
     measured = "  measured GiB" if options.measure else ""
     print(f"preset  fixed GiB  MiB an image  of it activations  batch  modelled GiB{measured}")
     for name in options.presets.split(","):
         with torch.device(options.device if options.measure else "meta"):
-            model = mae_fast.MaskedAutoencoderViT(**PRESETS[name].kwargs())
+            model = mae_fast.MaskedAutoencoderViT(**SIZES[name].kwargs())
         model.activation_checkpointing = options.checkpointing
         need = step_memory(model, DTYPES[options.dtype])
         measured = peak(model, options.batch, DTYPES[options.dtype]) if options.measure else None
         print(line(name, need, options.batch, measured), flush=True)
         rows.append({"preset": name, "batch": options.batch, **vars(need), "measured": measured})
     if options.json:
-        facts = provenance(options.device, "benchmarks.memory")
+        facts = provenance(options.device, "benchmarks.step_memory")
         options.json.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
     return 0
 
