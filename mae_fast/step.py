@@ -92,21 +92,27 @@ class TrainingStep:
         self._batches, self._sum = 0, None
 
     def __call__(self, imgs: Tensor, lr: float) -> Tensor | None:
-        """imgs: uint8 (B, H, W, C), any device. -> the mean loss of the step on the device, NaN where nothing was done;
-        None where the step wants more batches. lr: of the update, the same for all batches of a step."""
+        """-> the mean loss of the step, on the device, NaN where nothing was done; None where the step wants more batches.
+
+        imgs: uint8 (B, H, W, C), or float (B, C, H, W), normalised; on any device. lr: of the update.
+        """
         if self._batches == 0:
             self._sum = torch.zeros((), device=self.device)
         self._batches += 1
         last = self._batches == self.accumulate
-        with self._local_gradients(unless=last):
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                loss = self.loss(imgs.to(self.device, non_blocking=True), self.mask_ratio) / self.accumulate
-            self.scaler.scale(loss).backward()
-        self._sum += loss.detach()
+        self._sum += self.backward(imgs, last)
         if not last:
             return None
         self._batches = 0
         return self.update(self._sum, lr)
+
+    def backward(self, imgs: Tensor, last: bool = True) -> Tensor:
+        """Add the batch's share to the gradient, which ranks exchange with the last batch. -> its share of the loss."""
+        with self._local_gradients(unless=last):
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                loss = self.loss(imgs.to(self.device, non_blocking=True), self.mask_ratio) / self.accumulate
+            self.scaler.scale(loss).backward()
+        return loss.detach()
 
     def update(self, loss: Tensor, lr: float) -> Tensor:
         """Clip and step, or do nothing where loss or gradient is not finite. -> the loss, else NaN."""
