@@ -52,10 +52,10 @@ class TrainingStep:
         for imgs in loader:
             loss = step(imgs, lr)
 
-    model: on its device, in float32. dtype: of the matrix products; float16 scales the loss. clip_grad: largest norm of
-    the gradient. cuda_graphs: replay the compiled step's kernels from CUDA graphs. In an initialised process group
-    gradients are averaged over its ranks. A step whose loss or gradient is not finite does nothing, which is decided on
-    the device.
+    model: on its device, in float32. optimizer: a fused one, as of mae_fast.optim. dtype: of the matrix products;
+    float16 scales the loss. clip_grad: largest norm of the gradient. cuda_graphs: replay the compiled step's kernels
+    from CUDA graphs. In an initialised process group gradients are averaged over its ranks. A step whose loss or
+    gradient is not finite does nothing, which is decided on the device.
     """
 
     def __init__(
@@ -73,6 +73,9 @@ class TrainingStep:
         self.device = next(model.parameters()).device
         if cuda_graphs and not (compile and self.device.type == "cuda"):
             raise ValueError(f"cuda_graphs: needs compile and a CUDA device; got compile={compile} and {self.device}")
+        if not optimizer.defaults.get("fused"):
+            raise ValueError("optimizer: expected a fused one (mae_fast.optim.make_optimizer); others cannot skip a step "
+                             "without waiting for the device")  # fmt: skip
         self.model, self.optimizer, self.dtype, self.mask_ratio = model, optimizer, dtype, mask_ratio
         self.clip_grad, self.accumulate = clip_grad, accumulate
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
@@ -92,7 +95,7 @@ class TrainingStep:
         self._batches, self._sum = 0, None
 
     def __call__(self, imgs: Tensor, lr: float) -> Tensor | None:
-        """-> the mean loss of the step, on the device, NaN where nothing was done; None where the step wants more batches.
+        """-> the mean loss of the step, on the device, NaN where nothing was done; None where it wants more batches.
 
         imgs: uint8 (B, H, W, C), or float (B, C, H, W), normalised; on any device. lr: of the update.
         """

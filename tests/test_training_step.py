@@ -101,6 +101,12 @@ def test_cuda_graphs_say_what_they_need():
         build(cuda_graphs=True, compile=True)
 
 
+def test_the_optimizer_must_be_fused():
+    model = mae_fast.MaskedAutoencoderViT(**SIZES)
+    with pytest.raises(ValueError, match="optimizer: expected a fused one"):
+        TrainingStep(model, torch.optim.AdamW(model.parameters()))
+
+
 class Shapes(TorchDispatchMode):
     """The shapes and types of all results."""
 
