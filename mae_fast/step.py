@@ -74,8 +74,10 @@ class TrainingStep:
         if cuda_graphs and not (compile and self.device.type == "cuda"):
             raise ValueError(f"cuda_graphs: needs compile and a CUDA device; got compile={compile} and {self.device}")
         if not optimizer.defaults.get("fused"):
-            raise ValueError("optimizer: expected a fused one (mae_fast.optim.make_optimizer); others cannot skip a step "
-                             "without waiting for the device")  # fmt: skip
+            raise ValueError(
+                "optimizer: expected a fused one, as mae_fast.optim.make_optimizer makes; others cannot skip a step "
+                "without waiting for the device"
+            )
         self.model, self.optimizer, self.dtype, self.mask_ratio = model, optimizer, dtype, mask_ratio
         self.clip_grad, self.accumulate = clip_grad, accumulate
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
