@@ -50,6 +50,10 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def mean_(x: Tensor) -> Tensor:
     """Average x over all ranks, in place."""
     if dist.is_initialized():

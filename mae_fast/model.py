@@ -8,6 +8,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mae_fast import config, ops
 from mae_fast.attention import ATTENTION
@@ -105,6 +106,8 @@ class MaskedAutoencoderViT(nn.Module):
     Images are float (B, C, H, W), normalised, or uint8 (B, H, W, C), straight from a loader.
     """
 
+    activation_checkpointing = False  # keep each block's input alone for the backward pass, which runs the block again
+
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
@@ -194,7 +197,7 @@ class MaskedAutoencoderViT(nn.Module):
         self._check_decoder()
         x = ops.unshuffle(self.decoder_embed(latent), self.mask_token, self.decoder_pos_embed, ids_restore)
         for block in self.decoder_blocks:
-            x = block(x)
+            x = self._run(block, x)
         return self.decoder_pred(self.decoder_norm(x))[:, 1:]
 
     def forward_loss(self, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
@@ -234,7 +237,7 @@ class MaskedAutoencoderViT(nn.Module):
         positions = torch.cat([cls_pos.expand(len(imgs), -1, -1), F.embedding(ids_shuffle, patch_pos)], dim=1)
         x = torch.cat([visible, masked], dim=1) + positions
         for block in self.decoder_blocks:
-            x = block(x, first=1 + len_keep if block is self.decoder_blocks[-1] else 0)
+            x = self._run(block, x, first=1 + len_keep if block is self.decoder_blocks[-1] else 0)
         pred = self.decoder_pred(self.decoder_norm(x[:, -masked.shape[1] :]))
         return self._masked_mse(pred, imgs, ids_shuffle[:, len_keep:])
 
@@ -270,8 +273,13 @@ class MaskedAutoencoderViT(nn.Module):
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(imgs), -1, -1)
         x = torch.cat([cls, x], dim=1)
         for block in self.blocks:
-            x = block(x)
+            x = self._run(block, x)
         return self.norm(x)
+
+    def _run(self, block: Block, x: Tensor, first: int = 0) -> Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, first, use_reentrant=False, preserve_rng_state=False)  # nothing random in it
+        return block(x, first)
 
     def _all_patches(self, imgs: Tensor) -> Tensor:
         return torch.arange(self.patch_embed.num_patches, device=imgs.device).expand(len(imgs), -1)

@@ -11,7 +11,7 @@ from mae_fast.config import PRESETS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("as in the official main_pretrain.py").add_argument
-    add("--batch_size", default=64, type=int, help="images per process and forward pass")
+    add("--batch_size", default=64, type=number_or_auto, help="images per process and forward pass; auto: all that fit")
     add("--epochs", default=400, type=int)
     add("--accum_iter", default=1, type=int, help="forward passes per optimizer step")
     add("--model", default="mae_vit_large_patch16", metavar="MODEL", choices=PRESETS, help=", ".join(PRESETS))
@@ -41,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("ours").add_argument
     add("--config", metavar="FILE.yaml", help="defaults for any of these flags, by name")
     add("--dtype", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help="auto: bf16 on CUDA, fp32 on CPU")
+    add("--fp8", action="store_true", help="linear layers of a Large or Huge encoder in float8 (sm_89 or more)")
     add("--compile", action="store_true", help="torch.compile the step")
+    add("--cuda_graphs", action="store_true", help="replay the compiled step from CUDA graphs; for small batches")
+    add("--activation_checkpointing", action="store_true", help="less memory for a third more arithmetic")
     add("--clip_grad", default=None, type=float, help="largest gradient norm")
     add("--opt", default="adamw", choices=["adamw", "sgd"])
     add("--sched", default="cosine", choices=["cosine", "step", "plateau"])
@@ -55,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--loader", default="auto", choices=["auto", "dali", "pillow"])
     add("--on-bad-image", "--on_bad_image", default="skip", choices=["skip", "stop", "convert"],
         help="unreadable, 16-bit, CMYK or palette: skip and count, stop and name, or convert what can be")  # fmt: skip
+
+
+def number_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def apply_config(parser: argparse.ArgumentParser, path: str) -> None:
@@ -88,7 +95,7 @@ def apply_config(parser: argparse.ArgumentParser, path: str) -> None:
 def check(args: argparse.Namespace) -> None:
     """ValueError naming the first flag whose value cannot work."""
     for name in ("batch_size", "epochs", "accum_iter", "input_size", "save_every", "decay_epochs"):
-        if getattr(args, name) < 1:
+        if getattr(args, name) != "auto" and getattr(args, name) < 1:
             raise ValueError(f"--{name}: expected at least 1, got {getattr(args, name)}")
     if not 0 < args.mask_ratio <= 1:
         raise ValueError(f"--mask_ratio: expected more than 0, at most 1, got {args.mask_ratio}")

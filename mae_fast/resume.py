@@ -88,6 +88,11 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: list[int],
     return position
 
 
+def batch_size_of(path: Path) -> int | None:
+    """The batch size of the run that wrote the checkpoint, None where it does not tell."""
+    return getattr(load_file(path).get("args"), "batch_size", None)
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of output_dir written last. Each is whole: they appear by a rename."""
     return max(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime_ns, default=None)

@@ -1,11 +1,10 @@
 """Pretraining: files -> loader -> loss -> gradient -> optimizer -> checkpoint, one epoch after another.
 
-The host never waits for the device inside a step: losses stay there and are read a window at a time, and a step whose
-loss or gradient is not finite is made to do nothing on the device (`optimizer.found_inf`).
+The step itself is mae_fast.step. The host never waits for the device inside it: losses stay there and are read a window
+at a time.
 """
 
 import argparse
-import contextlib
 import math
 import sys
 import time
@@ -14,22 +13,23 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch import Tensor
 
 from mae_fast import distributed
 from mae_fast.checkpoint import load_weights, read_state
 from mae_fast.config import PRESETS
 from mae_fast.data import make_loader, open_source
 from mae_fast.data.cpus import available_cpus
+from mae_fast.fp8 import require_float8, use_float8
 from mae_fast.heap import keep_freed_memory
 from mae_fast.interrupt import Interrupted, StopSignal
+from mae_fast.memory import choose_batch_size
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.ops import backends
-from mae_fast.optim import lr_at, make_optimizer, set_lr
+from mae_fast.optim import lr_at, make_optimizer
 from mae_fast.report import Report
-from mae_fast.resume import Position, load_run, newest_checkpoint, save_run
+from mae_fast.resume import Position, batch_size_of, load_run, newest_checkpoint, save_run
+from mae_fast.step import TrainingStep
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WINDOW = {"cuda": 20, "cpu": 1}  # steps between two looks at the losses; on the CPU there is nothing to wait for
@@ -40,27 +40,12 @@ class Diverged(RuntimeError):
     """Several steps in a row had no finite loss."""
 
 
-class TrainingLoss(nn.Module):
-    """model.training_loss as a forward, the one method that DDP and torch.compile wrap."""
-
-    def __init__(self, model: MaskedAutoencoderViT):
-        super().__init__()
-        self.model = model
-
-    def forward(self, imgs: Tensor, mask_ratio: float) -> Tensor:
-        return self.model.training_loss(imgs, mask_ratio)
-
-
 @dataclass
 class Run:
     args: argparse.Namespace
     world: distributed.World
     device: torch.device
-    dtype: torch.dtype
-    model: MaskedAutoencoderViT
-    loss: nn.Module  # TrainingLoss of the model, compiled and distributed where asked for
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    step: TrainingStep
     loader: object
     position: Position
     stop: StopSignal
@@ -107,44 +92,16 @@ def train_one_epoch(run: Run) -> None:
     args, position, accum = run.args, run.position, run.args.accum_iter
     images = islice(run.loader.epoch(position.epoch, position.batch), run.batches - position.batch)
     for imgs in images:
-        starts_step, ends_step = position.batch % accum == 0, (position.batch + 1) % accum == 0
         at = position.epoch + position.batch / len(run.loader)
-        if starts_step:
+        if position.batch % accum == 0:
             lr = lr_at(at, args, position.losses)
-            set_lr(run.optimizer, lr)
-            step_loss = torch.zeros((), device=run.device)
-
-        with local_gradients(run.loss, unless=ends_step):
-            with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
-                loss = run.loss(imgs.to(run.device, non_blocking=True), args.mask_ratio) / accum
-            run.scaler.scale(loss).backward()
-        step_loss += loss.detach()
+        loss = run.step(imgs, lr)
         position.batch += 1
-
-        if ends_step:
-            run.window.append((at, lr, optimizer_step(run, step_loss)))
+        if loss is not None:  # enough batches for an update
+            run.window.append((at, lr, loss))
             if len(run.window) == WINDOW[run.device.type] or position.batch == run.batches:
                 read_window(run)
                 stop_if_asked(run)
-
-
-def optimizer_step(run: Run, loss: Tensor) -> Tensor:
-    """Clip and step, or do nothing where loss or gradient is not finite. -> the loss, NaN where nothing was done."""
-    run.scaler.unscale_(run.optimizer)
-    params = [p for p in run.model.parameters() if p.grad is not None]
-    norm = get_total_norm([p.grad for p in params])
-    if run.args.clip_grad:
-        clip_grads_with_norm_(params, run.args.clip_grad, norm)
-    if run.scaler.is_enabled():  # fp16: overflowing gradients are part of finding the scale; the scaler skips them
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-    else:
-        found = distributed.any_((loss + norm).isfinite().logical_not().float())
-        run.optimizer.found_inf = found
-        run.optimizer.step()
-        loss = loss.masked_fill(found.bool(), math.nan)
-    run.optimizer.zero_grad()
-    return loss
 
 
 def read_window(run: Run) -> None:
@@ -197,15 +154,8 @@ def stop_if_asked(run: Run) -> None:
 
 
 def save(run: Run, name: str) -> None:
-    run.last_checkpoint = Path(run.args.output_dir) / name
-    save_run(run.last_checkpoint, run.model, run.optimizer, run.scaler, run.position, run.args, run.device)
-
-
-def local_gradients(loss: nn.Module, unless: bool):
-    """Inside, DDP keeps gradients to itself: between two optimizer steps nothing needs to be exchanged."""
-    if unless or not isinstance(loss, DistributedDataParallel):
-        return contextlib.nullcontext()
-    return loss.no_sync()
+    step, run.last_checkpoint = run.step, Path(run.args.output_dir) / name
+    save_run(run.last_checkpoint, step.model, step.optimizer, step.scaler, run.position, run.args, run.device)
 
 
 def warn_of_bad_images(run: Run) -> None:
@@ -231,14 +181,6 @@ def set_up(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None) 
     torch.manual_seed(args.seed + world.rank)
 
     source = open_source(args.data_path)
-    loader = make_loader(
-        source, args.batch_size, args.input_size, seed=args.seed, rank=world.rank, world_size=world.size,
-        augment=args.augment, num_workers=min(args.num_workers, available_cpus()), device=device, backend=args.loader,
-        on_bad_image=args.on_bad_image,
-    )  # fmt: skip
-    if len(loader) < args.accum_iter:
-        raise ValueError(f"--accum_iter: {args.accum_iter} is more than an epoch's {len(loader)} batches; lower it")
-
     if model is None:
         model = MaskedAutoencoderViT(
             **PRESETS[args.model].kwargs(), img_size=args.input_size, norm_pix_loss=args.norm_pix_loss
@@ -247,25 +189,38 @@ def set_up(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None) 
     if args.init_from:
         load_weights(model, read_state(args.init_from)[0], args.init_from)
         model.missing_decoder_keys = ()  # a fresh decoder is there to be trained
+    model.activation_checkpointing = args.activation_checkpointing
+    if args.fp8:
+        require_float8(device, DTYPES[args.dtype], PRESETS[args.model].embed_dim)
+        use_float8(model)
+
+    resume = newest_checkpoint(Path(args.output_dir)) if args.auto_resume and args.output_dir else None
+    resume = Path(args.resume) if args.resume else resume
+    if args.batch_size == "auto":
+        args.batch_size = batch_size(args, model, max(1, len(source) // (world.size * args.accum_iter)), resume)
+    loader = make_loader(
+        source, args.batch_size, args.input_size, seed=args.seed, rank=world.rank, world_size=world.size,
+        augment=args.augment, num_workers=min(args.num_workers, available_cpus()), device=device, backend=args.loader,
+        on_bad_image=args.on_bad_image,
+    )  # fmt: skip
+    if len(loader) < args.accum_iter:
+        raise ValueError(f"--accum_iter: {args.accum_iter} is more than an epoch's {len(loader)} batches; lower it")
+
     effective_batch = args.batch_size * args.accum_iter * world.size
     if args.lr is None:
         args.lr = args.blr * effective_batch / 256
     optimizer = make_optimizer(model, args.opt, args.lr, args.weight_decay)
-    scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "fp16")
+    step = TrainingStep(
+        model, optimizer, dtype=DTYPES[args.dtype], mask_ratio=args.mask_ratio, clip_grad=args.clip_grad,
+        accumulate=args.accum_iter, compile=args.compile, cuda_graphs=args.cuda_graphs,
+    )  # fmt: skip
 
     layout = [args.batch_size, world.size, args.accum_iter, len(loader)]
     position = Position(epoch=args.start_epoch, layout=layout)
-    resume = newest_checkpoint(Path(args.output_dir)) if args.auto_resume and args.output_dir else None
-    resume = Path(args.resume) if args.resume else resume
     if resume:
-        position = load_run(resume, model, optimizer, scaler, layout, device, world.rank)
+        position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
 
-    loss = TrainingLoss(model)
-    if args.compile:
-        loss = torch.compile(loss)
-    if world.size > 1:
-        loss = DistributedDataParallel(loss, device_ids=[device.index] if device.type == "cuda" else None)
-    run = Run(args, world, device, DTYPES[args.dtype], model, loss, optimizer, scaler, loader, position, StopSignal())
+    run = Run(args, world, device, step, loader, position, StopSignal())
     run.last_checkpoint = resume
     if world.is_main:
         announce(run, effective_batch)
@@ -275,9 +230,23 @@ def set_up(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None) 
     return run
 
 
+def batch_size(args: argparse.Namespace, model: MaskedAutoencoderViT, limit: int, resume: Path | None) -> int:
+    """--batch_size auto: that of the run to go on with, else the largest that fits, at most limit."""
+    batch = resume and batch_size_of(resume)
+    if batch:
+        why = f"batch size {batch}: that of {resume}"
+    else:
+        moments = {"adamw": 2, "sgd": 1}[args.opt]
+        batch, why = choose_batch_size(model, DTYPES[args.dtype], args.mask_ratio, limit, moments)
+    if distributed.rank() == 0:
+        print(why)
+    return batch
+
+
 def announce(run: Run, effective_batch: int) -> None:
-    args, params = run.args, sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    print(f"{args.model}, {params / 1e6:.1f} M parameters, {args.dtype} on {run.device} x {run.world.size}")
+    args, params = run.args, sum(p.numel() for p in run.step.model.parameters() if p.requires_grad)
+    print(f"{args.model}, {params / 1e6:.1f} M parameters, {args.dtype}{', encoder fp8' * args.fp8} "
+          f"on {run.device} x {run.world.size}")  # fmt: skip
     print("ops: " + ", ".join(f"{op} {kinds[run.device.type]}" for op, kinds in backends().items()))
     print(f"{run.batches * effective_batch // args.accum_iter} images an epoch, loader {run.loader.backend}; "
           f"effective batch {effective_batch}, lr {args.lr:.2e}")  # fmt: skip

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from PIL import Image
 from mae_fast import pretrain_args
 from mae_fast.checkpoint import CheckpointError, load_file, load_pretrained
 from mae_fast.cli import main
+from mae_fast.interrupt import Interrupted
 from mae_fast.optim import _plateaus, lr_at
 from mae_fast.resume import Position
+from mae_fast.step import TrainingStep
 from mae_fast.train import Diverged, pretrain
 
 
@@ -53,6 +56,17 @@ def parse(words):
 def run(photos, out, *more):
     pretrain(parse(flags(photos, out, *more)))
     return load_file(out / "checkpoint-2.pth")
+
+
+def on_update(monkeypatch, act):
+    """Each update of the weights becomes act(its number, from 1; the step; a function that makes it, its loss times a
+    factor). Five batches make an epoch."""
+    update, numbers = TrainingStep.update, count(1)
+
+    def acted(step, loss, lr):
+        return act(next(numbers), step, lambda factor=1: update(step, loss * factor, lr))
+
+    monkeypatch.setattr(TrainingStep, "update", acted)
 
 
 def log(out):
@@ -110,20 +124,18 @@ def test_same_seed_same_run_and_another_seed_another(photos, whole_run, tmp_path
 @pytest.mark.parametrize("epoch, batch", [(0, 2), (1, 4), (2, 2)])
 def test_interrupted_and_resumed_is_the_same_run(photos, tmp_path, monkeypatch, more, epoch, batch):
     wanted = run(photos, tmp_path / "whole", *more)
-    import mae_fast.train as train
+    accum = 2 if "--accum_iter=2" in more else 1
 
-    step = train.optimizer_step
-
-    def step_then_signal(run, loss):
-        result = step(run, loss)
-        if (run.position.epoch, run.position.batch) == (epoch, batch):
+    def signal_after(number, step, update):
+        result = update()
+        if number == epoch * (5 // accum) + batch // accum:
             os.kill(os.getpid(), signal.SIGTERM)
         return result
 
     out = tmp_path / "cut"
     with monkeypatch.context() as patch:
-        patch.setattr(train, "optimizer_step", step_then_signal)
-        with pytest.raises(train.Interrupted, match=r"--resume .*checkpoint-interrupted\.pth") as stop:
+        on_update(patch, signal_after)
+        with pytest.raises(Interrupted, match=r"--resume .*checkpoint-interrupted\.pth") as stop:
             pretrain(parse(flags(photos, out, *more)))
         assert stop.value.exit_code == 128 + signal.SIGTERM
     torch.manual_seed(999)
@@ -171,19 +183,17 @@ def test_ctrl_c_says_how_to_go_on(photos, tmp_path):
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(photos, tmp_path, monkeypatch, capsys):
-    import mae_fast.train as train
+    seen = []
 
-    step, seen = train.optimizer_step, []
-
-    def poisoned(run, loss):
-        before = {k: v.clone() for k, v in run.model.state_dict().items()}
-        bad = run.position.epoch == 1 and run.position.batch in (2, 3)
-        result = step(run, loss * math.nan if bad else loss)
-        changed = not same(before, run.model.state_dict())
+    def poisoned(number, step, update):
+        before = {k: v.clone() for k, v in step.model.state_dict().items()}
+        bad = number in (7, 8)
+        result = update(math.nan if bad else 1)
+        changed = not same(before, step.model.state_dict())
         seen.append((bad, changed))
         return result
 
-    monkeypatch.setattr(train, "optimizer_step", poisoned)
+    on_update(monkeypatch, poisoned)
     content = run(photos, tmp_path / "o")
     assert all(changed != bad for bad, changed in seen[1:])  # the very first step has lr 0
     assert content["mae_fast"]["position"]["skipped"] == 2
@@ -192,11 +202,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(photos, tmp_pa
 
 
 def test_divergence_stops_and_names_the_last_good_checkpoint(photos, tmp_path, monkeypatch):
-    import mae_fast.train as train
-
-    step = train.optimizer_step
-    poison = lambda run, loss: step(run, loss * math.inf if run.position.epoch > 0 else loss)  # noqa: E731
-    monkeypatch.setattr(train, "optimizer_step", poison)
+    on_update(monkeypatch, lambda number, step, update: update(math.inf if number > 5 else 1))
     with pytest.raises(Diverged, match=r"5 steps in a row.*Last good checkpoint: .*checkpoint-0\.pth"):
         run(photos, tmp_path / "o")
     assert all(p.isfinite().all() for p in load_file(tmp_path / "o" / "checkpoint-0.pth")["model"].values())
@@ -205,9 +211,7 @@ def test_divergence_stops_and_names_the_last_good_checkpoint(photos, tmp_path, m
 def test_an_epoch_without_a_finite_loss_has_no_mean(photos, tmp_path, monkeypatch):
     import mae_fast.train as train
 
-    step = train.optimizer_step
-    poison = lambda run, loss: step(run, loss * math.nan if run.position.epoch == 1 else loss)  # noqa: E731
-    monkeypatch.setattr(train, "optimizer_step", poison)
+    on_update(monkeypatch, lambda number, step, update: update(math.nan if 5 < number <= 10 else 1))
     monkeypatch.setattr(train, "PATIENCE", 100)
     run(photos, tmp_path / "o", "--sched=plateau")
     losses = [e["train_loss"] for e in log(tmp_path / "o")]
@@ -237,6 +241,15 @@ def test_two_processes_train_together(photos, tmp_path):
     assert len(content["mae_fast"]["rng"]) == 2
     assert content["mae_fast"]["position"]["layout"] == [2, 2, 2, 5]
     assert log(tmp_path / "o")[-1]["train_loss"] < log(tmp_path / "o")[0]["train_loss"]
+
+
+def test_auto_batch_size_is_kept_by_a_resumed_run(photos, tmp_path, monkeypatch, capsys):
+    content = run(photos, tmp_path / "o", "--batch_size=auto", "--accum_iter=2")
+    assert content["args"].batch_size == 10 and "batch size 10: all that the data allow" in capsys.readouterr().out
+    monkeypatch.setattr("mae_fast.train.choose_batch_size", lambda *_: pytest.fail("asked again"))
+    words = ["--batch_size=auto", "--accum_iter=2", "--auto_resume", "--activation_checkpointing", "--epochs=4"]
+    run(photos, tmp_path / "o", *words)
+    assert "batch size 10: that of" in capsys.readouterr().out and len(log(tmp_path / "o")) == 4
 
 
 def test_resumes_an_official_checkpoint(photos, whole_run, tmp_path):
@@ -348,6 +361,8 @@ def test_config_errors_name_the_key(tmp_path, capsys, text, message):
     "more, message",
     [
         (["--batch_size=0"], "--batch_size: expected at least 1"),
+        (["--fp8"], "--fp8: needs a GPU of compute capability sm_89"),
+        (["--cuda_graphs"], "cuda_graphs: needs compile and a CUDA device"),
         (["--mask_ratio=0"], "--mask_ratio: expected more than 0"),
         (["--batch_size=64"], "lower --batch_size"),
         (["--accum_iter=9"], "--accum_iter: 9 is more than"),
