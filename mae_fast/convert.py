@@ -51,9 +51,9 @@ def convert(
         if not encoder_only:
             notes.append("the decoder is left out: timm has none")
         state = {key: value for key, value in state.items() if not layouts.is_decoder_key(key)}
-    if img_size:
+    if img_size is not None:
         state, config = _resized(state, config, img_size)
-    out, changed = Path(out), img_size or len(state) < len(model.state_dict())
+    out, changed = Path(out), img_size is not None or len(state) < len(model.state_dict())
     if changed or to in ("hf", "timm") or out.suffix == ".safetensors":
         if "optimizer" in run:
             notes.append("the optimizer and the rest of the run are left out: weights alone")
@@ -88,12 +88,14 @@ def _resized(state: dict[str, Tensor], config: dict, img_size: int | tuple[int, 
 
 
 def _huggingface(state: dict[str, Tensor], config: dict, out: Path) -> dict[Path, dict]:
-    weights = out if out.suffix in (".safetensors", ".bin") else out / "model.safetensors"
+    names = ("model.safetensors", "pytorch_model.bin")  # those that from_pretrained looks for
+    if out.name not in names and out.suffix in (".safetensors", ".bin", ".pth", ".pt"):
+        raise ValueError(f"out: {out} is not a folder for from_pretrained, nor {' or '.join(names)} in one")
+    weights = out if out.name in names else out / names[0]
+    encoder_only = not any(map(layouts.is_decoder_key, state))
     return {
         weights: layouts.to_huggingface(state),
-        weights.with_name("config.json"): layouts.to_huggingface_config(
-            config, not any(map(layouts.is_decoder_key, state))
-        ),
+        weights.with_name("config.json"): layouts.to_huggingface_config(config, encoder_only),
         weights.with_name("preprocessor_config.json"): layouts.to_huggingface_preprocessor(config),
     }
 

@@ -61,6 +61,8 @@ class MaskedAutoencoderViT(model.MaskedAutoencoderViT):
         """Images x -> latent (B, 1+K, D), mask (B, L) with 1 = removed, ids_restore (B, L)."""
         if not self._overrides_masking:
             return super().forward_encoder(x, mask_ratio, noise)
+        if noise is not None:
+            raise ValueError("noise: this model's own random_masking draws the mask, from no noise that is given")
         x = self.patch_embed(x) + self.pos_embed[:, 1:]
         x, mask, ids_restore = self.random_masking(x, mask_ratio)
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)

@@ -257,6 +257,7 @@ def test_what_is_there_stays_unless_forced(tmp_path, checkpoint):
         ({}, {"to": "onnx"}, "to: expected one of official"),
         ({}, {"to": "timm", "pool": "max"}, "pool: expected one of token, avg"),
         ({}, {"to": "timm", "img_size": 36}, "img_size: 36 is not a whole number of patches of 8"),
+        ({}, {"to": "hf", "out": "c.safetensors"}, r"out: .*c\.safetensors is not a folder for from_pretrained"),
         ({"img_size": (32, 64)}, {"to": "hf"}, "img_size: Hugging Face's ViTMAE takes square images, not 32 x 64"),
     ],
 )
@@ -264,7 +265,8 @@ def test_bad_calls_name_the_argument(tmp_path, changes, options, message):
     model = mae_fast.MaskedAutoencoderViT(**TINY | changes)
     save_atomic({"model": model.state_dict(), "mae_fast": {"config": layouts.describe(model)}}, tmp_path / "c.pth")
     with pytest.raises(ValueError, match=message):
-        convert(tmp_path / "c.pth", tmp_path / "out", **options)
+        convert(tmp_path / "c.pth", **{**options, "out": tmp_path / options.get("out", "out")})
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pth"]
 
 
 def test_command_line(tmp_path, model, capsys):

@@ -102,6 +102,8 @@ def test_overriding_a_piece_changes_the_model_as_it_would_there():
     for loss in (model(imgs)[0], model.training_loss(imgs)):
         assert torch.allclose(loss, wanted, rtol=1e-5)
     assert torch.equal(model(imgs)[2], mask)
+    with pytest.raises(ValueError, match="noise: this model's own random_masking"):
+        model(imgs, noise=first)
 
     model = Absolute(**TINY)
     model.load_state_dict(plain.state_dict())
