@@ -68,7 +68,7 @@ class MaskedAutoencoderViT(model.MaskedAutoencoderViT):
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         x = torch.cat([cls, x], dim=1)
         for block in self.blocks:
-            x = block(x)
+            x = self._run(block, x)
         return self.norm(x), mask, ids_restore
 
     def forward_decoder(self, x: Tensor, ids_restore: Tensor) -> Tensor:
