@@ -56,8 +56,9 @@ class Block(model.Block):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or isinstance(self.drop_path, nn.Identity):
             return super().forward(x)
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x, normed = model._add_norm(x, None, self.norm1)
+        x, normed = model._add_norm(x, self.drop_path(self.attn(normed)), self.norm2)
+        return x + self.drop_path(self.mlp(normed))
 
 
 class VisionTransformer(nn.Module):

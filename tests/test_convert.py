@@ -177,6 +177,14 @@ def test_huggingface_loads_exactly(tmp_path, model, checkpoint, transformers, we
     assert statistics["image_mean"] == [0.5, 0.4, 0.3]
 
 
+def test_huggingface_shards_are_one_checkpoint(tmp_path, model, checkpoint, transformers):
+    convert(checkpoint, tmp_path / "hf", "hf")
+    theirs = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path / "hf")
+    theirs.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
+    assert same_bits({**load_pretrained(tmp_path / "shards").state_dict()}, {**model.state_dict()})
+
+
 @pytest.mark.parametrize("encoder_only", [False, True])
 def test_huggingface_encoder(tmp_path, model, checkpoint, transformers, encoder_only):
     convert(checkpoint, tmp_path / "hf", "hf", encoder_only=encoder_only)
