@@ -241,7 +241,7 @@ def test_hooks_and_wrapped_layers_still_run(calls):
 def test_compiles_whole():
     model, noise = hf.accelerate(tiny()), torch.rand(3, 16)
     expected, wanted = run(model, images(), noise)
-    actual, got = run(torch.compile(model, backend="aot_eager", fullgraph=True), images(), noise)
+    actual, got = run(torch.compile(model, backend="eager", fullgraph=True), images(), noise)
     assert_same({"loss": actual.loss}, {"loss": expected.loss})
     assert_same({name.removeprefix("_orig_mod."): grad for name, grad in got.items()}, wanted)
 
