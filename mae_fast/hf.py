@@ -28,7 +28,8 @@ def accelerate(model: nn.Module | None = None) -> nn.Module | None:
     """Run a ViTMAEForPreTraining or ViTMAEModel, or what contains one, on mae_fast's ops; without one, all of them.
 
     Returns the model. Inputs, output fields, random masks, parameters and state dict stay; `attn_implementation` no
-    longer matters, except that `output_attentions=True` is computed by Hugging Face's own code, with a warning.
+    longer matters, except that `output_attentions=True` is computed by Hugging Face's own code, with a warning. Comes
+    before FSDP2, which copies the forward of a class, and before torch.compile, which would compile again.
     Raises ImportError for a transformers that is absent or too old, ValueError for a model with no ViTMAE in it.
     """
     modeling = _transformers()
@@ -103,7 +104,7 @@ def _say_once(text: str) -> None:
 
 
 def _attend(x_BND: Tensor, parts: tuple[nn.Linear, ...], num_heads: int) -> Tensor:
-    """Query, key and value in one product: to put the weights side by side costs less than to read x three times."""
+    """Query, key and value in one product, packed as the op takes them: weights to copy are fewer than results."""
     dtype = _compute_dtype(x_BND.device, parts[0].weight.dtype)
     weight = torch.cat([part.weight.to(dtype) for part in parts])
     bias = None if parts[0].bias is None else torch.cat([part.bias.to(dtype) for part in parts])
