@@ -14,7 +14,9 @@ from mae_fast.model import (
     mae_vit_small_patch16_dec512d8b,
 )
 from mae_fast.ops import backends
+from mae_fast.optim import make_optimizer
 from mae_fast.packed_qkv import fuse_attention, unfuse_attention
+from mae_fast.step import TrainingStep
 from mae_fast.tutorial import (
     MAE,
     MAETrainer,
@@ -28,6 +30,7 @@ __all__ = [
     "MAE",
     "MAETrainer",
     "MaskedAutoencoderViT",
+    "TrainingStep",
     "backends",
     "create_mae_dataloaders",
     "fuse_attention",
@@ -43,6 +46,7 @@ __all__ = [
     "mae_vit_large_patch16_dec512d8b",
     "mae_vit_small_patch16",
     "mae_vit_small_patch16_dec512d8b",
+    "make_optimizer",
     "reference",
     "unfuse_attention",
     "visualize_mae_reconstruction",
