@@ -55,7 +55,8 @@ def steps(preset: str, batches: list[int], dtype: str, img_size: int, device: st
         return ([torch.randn(batch, 3, img_size, img_size, device=device) for batch in batches],)
 
     sides = {batch: lambda imgs, i=i: lambda: step(imgs[i]) for i, batch in enumerate(batches)}
-    return list(take_turns(sides, draw, rounds, Clock(device), label=f"{preset}, batch").seconds.values())
+    label = None if dist.is_initialized() else f"{preset}, batch"  # one bar is enough
+    return list(take_turns(sides, draw, rounds, Clock(device), label=label).seconds.values())
 
 
 def _rank(rank: int, ranks: int, port: int, threads: int, arguments: tuple, queue) -> None:
@@ -105,14 +106,7 @@ def run(options: Options) -> int:
             row["of_limit"] = row["images_per_s"] / best
         lone = rows[-1]["images_per_s"]
         for ranks in tqdm([n for n in options.ranks if n > 1], unit=" runs", leave=False):
-            row = {
-                "part": "scaling",
-                "preset": name,
-                "dtype": dtype,
-                "batch": batches[-1],
-                "ranks": ranks,
-                "side": "ours",
-            }
+            row = _identity(name, dtype, batches[-1], ranks)
             if options.device == "cuda" and ranks > torch.cuda.device_count():
                 rows.append(row | {"note": f"not run: {torch.cuda.device_count()} GPUs here"})
                 continue
@@ -128,7 +122,10 @@ def run(options: Options) -> int:
     return 0
 
 
+def _identity(preset: str, dtype: str, batch: int, ranks: int) -> dict:
+    return {"part": "scaling", "preset": preset, "dtype": dtype, "batch": batch, "ranks": ranks, "side": "ours"}
+
+
 def _row(preset: str, dtype: str, batch: int, ranks: int, seconds: list[float]) -> dict:
-    row = {"part": "scaling", "preset": preset, "dtype": dtype, "batch": batch, "ranks": ranks, "side": "ours"}
-    row |= {"seconds": seconds, **summary(seconds)}
+    row = _identity(preset, dtype, batch, ranks) | {"seconds": seconds, **summary(seconds)}
     return row | {"images_per_s": ranks * batch / row["median_s"]}

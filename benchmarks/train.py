@@ -39,6 +39,7 @@ from tqdm import tqdm
 import mae_fast
 from benchmarks import flops, peers, products, table
 from benchmarks.options import Options
+from benchmarks.record import reason
 from benchmarks.timing import Clock, Turns, summary, take_turns, times_as_long
 from mae_fast import config
 from mae_fast.heap import keep_freed_memory
@@ -270,8 +271,3 @@ def run(options: Options) -> int:
                       + (": disturbed" * (waiting > 0.1)))  # fmt: skip
             print(table.screen(rows, COLUMNS), flush=True)
     return 0
-
-
-def reason(error: Exception) -> str:
-    """Its type and first line."""
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
