@@ -13,19 +13,20 @@ import time
 import torch
 from torch import distributed as dist
 from torch import multiprocessing
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from benchmarks import table
 from benchmarks.options import Options
 from benchmarks.timing import Clock, summary, take_turns
+from mae_fast import distributed
 from mae_fast.config import SIZES
 from mae_fast.heap import keep_freed_memory
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.optim import make_optimizer
 from mae_fast.parity.cases import DTYPES
-from mae_fast.parity.model import MASK_RATIO, autocast
-from mae_fast.train import TrainingLoss
+from mae_fast.step import TrainingStep
+
+LR = 1.5e-4
 
 
 def steps(preset: str, batches: list[int], dtype: str, img_size: int, device: str, rounds: int) -> list[list[float]]:
@@ -34,22 +35,12 @@ def steps(preset: str, batches: list[int], dtype: str, img_size: int, device: st
         keep_freed_memory()
     torch.manual_seed(0)
     model = MaskedAutoencoderViT(**SIZES[preset].kwargs(), img_size=img_size, norm_pix_loss=True).to(device)
-    loss = TrainingLoss(model)
-    if dist.is_initialized():
-        loss = DistributedDataParallel(loss)
-    loss = torch.compile(loss, dynamic=False)
-    optimizer = make_optimizer(model, "adamw", 1.5e-4, 0.05)
+    train = TrainingStep(model, make_optimizer(model, "adamw", LR, 0.05), dtype=DTYPES[dtype], compile=True)
 
     def step(imgs) -> None:
-        if dist.is_initialized():
-            dist.barrier()
-        with autocast(imgs.device, DTYPES[dtype]):
-            value = loss(imgs, MASK_RATIO)
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if dist.is_initialized():
-            dist.barrier()
+        distributed.barrier()
+        train(imgs, LR)
+        distributed.barrier()
 
     def draw() -> tuple:
         return ([torch.randn(batch, 3, img_size, img_size, device=device) for batch in batches],)
