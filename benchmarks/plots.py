@@ -173,6 +173,23 @@ def scaling(folder: Path, figure: Figure) -> bool:
     return True
 
 
+def waterfall(folder: Path, figure: Figure) -> bool:
+    rows = list(first_batch(results(folder, "waterfall")))
+    presets = list(dict.fromkeys(row["preset"] for row in rows))
+    if not rows:
+        return False
+    axes = figure.subplots(1, len(presets), squeeze=False, sharey=True)[0]
+    for axis, preset in zip(axes, presets, strict=True):
+        mine = [row for row in rows if row["preset"] == preset]
+        bars = axis.barh([row["side"] for row in mine], [row["images_per_s"] for row in mine], color="tab:blue")
+        axis.bar_label(bars, [f"x {row['x_first']:.2f}" for row in mine], padding=2, fontsize="small")
+        axis.margins(x=0.2)
+        axis.set_title(f"{preset}, batch {mine[0]['batch']}", fontsize="small")
+    axes[0].invert_yaxis()
+    figure.supxlabel("images/s, each bar with the changes of those above it", fontsize="small")
+    return True
+
+
 def _line(axis: Axes, name: str, rows: list[dict], x: str) -> None:
     axis.plot([row[x] for row in rows], [row["images_per_s"] for row in rows], marker="o", label=name)
 
@@ -181,5 +198,6 @@ PICTURES: dict[str, Callable[[Path, Figure], bool]] = {
     "throughput": throughput,
     "limits": limits,
     "roofline": roofline,
+    "waterfall": waterfall,
     "scaling": scaling,
 }
