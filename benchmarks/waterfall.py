@@ -21,8 +21,9 @@ from torch import Tensor
 
 from benchmarks import table
 from benchmarks.options import Options
+from benchmarks.record import reason
 from benchmarks.timing import Clock, summary, take_turns
-from benchmarks.train import LR, WEIGHT_DECAY, reason
+from benchmarks.train import LR, WEIGHT_DECAY
 from mae_fast import ops, reference
 from mae_fast.config import Preset
 from mae_fast.heap import keep_freed_memory
