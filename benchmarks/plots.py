@@ -137,7 +137,7 @@ def roofline(folder: Path, figure: Figure) -> bool:
 
     axis = figure.subplots()
     reach = []
-    for preset, batch in {row["preset"]: row["batch"] for row in rows}.items():
+    for i, (preset, batch) in enumerate({row["preset"]: row["batch"] for row in rows}.items()):
         step = work(SIZES[preset], batch)
         parts = step.products + step.attention
         intensity = sum(flops for flops, _ in parts) / (sum(size for _, size in parts) + step.rest)
@@ -145,7 +145,8 @@ def roofline(folder: Path, figure: Figure) -> bool:
         mine = [row for row in rows if row["preset"] == preset]
         rates = [row["tflops"] * 1e12 for row in mine]
         axis.scatter([intensity] * len(mine), rates, color=[_colour(row["side"]) for row in mine], s=20)
-        axis.annotate(preset, (intensity, max(rates)), textcoords="offset points", xytext=(4, 4), fontsize="small")
+        axis.annotate(preset, (intensity, max(rates)), textcoords="offset points", xytext=(4, 4 + 10 * i),
+                      fontsize="small")  # fmt: skip
     points = sorted({peak / bandwidth / 30, peak / bandwidth, max(peak / bandwidth, *reach) * 3})
     axis.plot(points, [min(peak, bandwidth * x) for x in points], color="tab:gray")
     for name, colour in COLOURS.items():
