@@ -16,7 +16,7 @@ Before that, on the batch's own size, each side's loss and every gradient must p
 
 `ours x`: how many times as long as ours, compiled, a side took: the median over the rounds, and the interval in which
 that median lies with 95 % (benchmarks.timing). `of limit`: the time of the matrix products of our step alone
-(benchmarks.products), those of attention included, measured in turn with the sides, as a share of this side's time.
+(benchmarks.products), in the first of --dtypes, measured in turn with the sides, as a share of this side's time.
 TFLOP/s count the model's FLOPs (benchmarks.flops), the same for all.
 
 Memory: on a CPU the process keeps freed memory (mae_fast.heap), from which all sides gain. The sides of one codebase
