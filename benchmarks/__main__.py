@@ -1,15 +1,16 @@
 """mae-fast bench: how fast, beside whom, and how far from what the machine can do.
 
-    mae-fast bench ops|train|data|memory|scaling|limits|attention|all [--presets ...] [--dtypes ...] [--batch ...]
+    mae-fast bench PART [--presets ...] [--dtypes ...] [--batch ...]     a part below, or all
     mae-fast bench gpu-report --minutes 9 [--official DIR]     everything, for a machine that is lent for ten minutes
     mae-fast bench compare A.json B.json                       exit code 1 on a regression
     mae-fast bench plots [DIR], mae-fast bench readme          draw and tabulate what is under results/
     mae-fast bench --model-only                                the roofline: no measurement, no GPU
 
 What is measured, a file each: ops.py, train.py (a whole step), data.py, memory.py, scaling.py (batch and ranks),
-attention.py. Against what: limits.py (copy, matrix products, JPEG decoding), products.py and flops.py (those of a
-step), cost.py (least bytes of an op), peers.py and official_shim.py (who else). How: options.py, timing.py (turns,
-clocks, noise), provenance.py, record.py (JSON and CSV), table.py, plots.py, readme.py. Nothing is timed before it has
+waterfall.py (what each change brings), attention.py. Against what: limits.py (copy, matrix products, JPEG decoding),
+products.py and flops.py (those of a step), cost.py (least bytes of an op), roofline.py (datasheets), peers.py and
+official_shim.py (who else). How: options.py, timing.py (turns, clocks, noise), provenance.py, record.py (JSON and CSV),
+table.py, plots.py, readme.py. step_memory.py: what a step keeps, to the byte. Nothing is timed before it has
 passed the parity rule (mae_fast.parity). aot.py: what the Triton kernels compile to, with no GPU.
 """
 
@@ -25,6 +26,7 @@ PARTS = {
     "data": "loaders, against decoding alone",
     "memory": "peak memory of a step beside the peers, against what training must hold",
     "scaling": "our step at several batch sizes and on several processes",
+    "waterfall": "from the plain reference to the fast step, one change a bar",
     "limits": "copy bandwidth, matrix rate at the model's shapes, JPEG decoding",
 }
 

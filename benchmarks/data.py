@@ -17,6 +17,7 @@ import torch
 from benchmarks import table
 from benchmarks.limits import decoder
 from benchmarks.options import Options
+from benchmarks.record import reason
 from benchmarks.sample import write_jpegs
 from benchmarks.timing import Clock, summary, take_turns, times_as_long
 from mae_fast.data import make_loader, open_source
@@ -100,7 +101,7 @@ def run(options: Options) -> int:
             try:
                 calls[name] = build()
             except (ImportError, RuntimeError) as error:  # also a torchvision whose operators do not load
-                absent[name] = f"not run: {type(error).__name__}: {error}"
+                absent[name] = f"not run: {reason(error)}"
         sides = {name: lambda call=call: call for name, call in calls.items()}
         turns = take_turns(sides, tuple, options.rounds_or(5), Clock("cpu"), until=options.until, label="data")
     for name in builders:

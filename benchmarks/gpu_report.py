@@ -65,6 +65,7 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
         other("attention", 1, "bench", "attention"),
         bench("ops", 1.5, first),
         *(bench("train", 3, preset, *peers) for preset in others),
+        bench("waterfall", 1.5, first),
         bench("memory", 1.5, first, *peers),
         bench("data", 0.7),
         other("curve", 0.7, "parity", "curve", "--picture", str(out / "curve.svg")),

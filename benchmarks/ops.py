@@ -20,6 +20,7 @@ from benchmarks import cost, products, table
 from benchmarks.flops import Product
 from benchmarks.limits import copy_bandwidth
 from benchmarks.options import Options
+from benchmarks.record import reason
 from benchmarks.timing import Clock, summary, take_turns, times_as_long
 from mae_fast import ops, reference
 from mae_fast.parity.cases import Case, make, preset_cases
@@ -47,21 +48,36 @@ def alone(case: Case, dtype: torch.dtype, device: str) -> Callable[[], None]:
     return products.run_alone(pair, device, dtype)
 
 
+def refusal(case: Case, dtype: torch.dtype, device: str, function: Callable) -> str:
+    """Why this is not timed; empty where it may be."""
+    try:
+        failed = [row for row in check(case, dtype, device, function) if not row.holds]
+    except Exception as error:  # whatever a compiler raises is the answer
+        return f"not run: {reason(error)}"
+    if not failed:
+        return ""
+    worst = max(failed, key=lambda row: row.of_allowed)
+    return (
+        f"fails parity, not timed: {worst.result}: error {worst.error:.1e}, allowed {worst.allowed:.1e} {worst.note}"
+    ).rstrip()
+
+
 def measure(what: str, case: Case, dtype: torch.dtype, copy: float, options: Options, clock: Clock) -> Iterator[dict]:
-    """A row for each side and direction."""
+    """A row for each side and direction. Without ours nothing is timed."""
     device = options.device
-    if failed := [row for row in check(case, dtype, device) if not row.holds]:
-        worst = max(failed, key=lambda row: row.of_allowed)
-        note = f"fails parity, not timed: {worst.result}: error {worst.error:.1e}, allowed {worst.allowed:.1e}"
-        yield {"op": what, "side": "ours", "note": f"{note} {worst.note}".rstrip()}
-        return
-    inputs = make(case, dtype, device)
     functions = {
         "ours": getattr(ops, case.op),
         "reference": getattr(reference, case.op),
         "reference compiled": torch.compile(getattr(reference, case.op), dynamic=False),
     }
     functions = {name: f for name, f in functions.items() if name == "ours" or options.wants(name)}
+    for name in list(functions):
+        if name != "reference" and (note := refusal(case, dtype, device, functions[name])):
+            yield {"op": what, "side": name, "note": note}
+            del functions[name]
+            if name == "ours":
+                return
+    inputs = make(case, dtype, device)
     for direction in ["forward", "backward"] if inputs.grads else ["forward"]:
         sides = {name: partial(prepare, f, inputs.grads, direction) for name, f in functions.items()}
         if case.op == "attention":

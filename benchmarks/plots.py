@@ -137,7 +137,7 @@ def roofline(folder: Path, figure: Figure) -> bool:
 
     axis = figure.subplots()
     reach = []
-    for preset, batch in {row["preset"]: row["batch"] for row in rows}.items():
+    for i, (preset, batch) in enumerate({row["preset"]: row["batch"] for row in rows}.items()):
         step = work(SIZES[preset], batch)
         parts = step.products + step.attention
         intensity = sum(flops for flops, _ in parts) / (sum(size for _, size in parts) + step.rest)
@@ -145,7 +145,8 @@ def roofline(folder: Path, figure: Figure) -> bool:
         mine = [row for row in rows if row["preset"] == preset]
         rates = [row["tflops"] * 1e12 for row in mine]
         axis.scatter([intensity] * len(mine), rates, color=[_colour(row["side"]) for row in mine], s=20)
-        axis.annotate(preset, (intensity, max(rates)), textcoords="offset points", xytext=(4, 4), fontsize="small")
+        axis.annotate(preset, (intensity, max(rates)), textcoords="offset points", xytext=(4, 4 + 10 * i),
+                      fontsize="small")  # fmt: skip
     points = sorted({peak / bandwidth / 30, peak / bandwidth, max(peak / bandwidth, *reach) * 3})
     axis.plot(points, [min(peak, bandwidth * x) for x in points], color="tab:gray")
     for name, colour in COLOURS.items():
@@ -173,6 +174,23 @@ def scaling(folder: Path, figure: Figure) -> bool:
     return True
 
 
+def waterfall(folder: Path, figure: Figure) -> bool:
+    rows = list(first_batch(results(folder, "waterfall")))
+    presets = list(dict.fromkeys(row["preset"] for row in rows))
+    if not rows:
+        return False
+    axes = figure.subplots(1, len(presets), squeeze=False, sharey=True)[0]
+    for axis, preset in zip(axes, presets, strict=True):
+        mine = [row for row in rows if row["preset"] == preset]
+        bars = axis.barh([row["side"] for row in mine], [row["images_per_s"] for row in mine], color="tab:blue")
+        axis.bar_label(bars, [f"x {row['x_first']:.2f}" for row in mine], padding=2, fontsize="small")
+        axis.margins(x=0.2)
+        axis.set_title(f"{preset}, batch {mine[0]['batch']}", fontsize="small")
+    axes[0].invert_yaxis()
+    figure.supxlabel("images/s, each bar with the changes of those above it", fontsize="small")
+    return True
+
+
 def _line(axis: Axes, name: str, rows: list[dict], x: str) -> None:
     axis.plot([row[x] for row in rows], [row["images_per_s"] for row in rows], marker="o", label=name)
 
@@ -181,5 +199,6 @@ PICTURES: dict[str, Callable[[Path, Figure], bool]] = {
     "throughput": throughput,
     "limits": limits,
     "roofline": roofline,
+    "waterfall": waterfall,
     "scaling": scaling,
 }

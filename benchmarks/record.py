@@ -60,3 +60,8 @@ def to_csv(rows: list[dict]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def reason(error: Exception) -> str:
+    """For a note: its type and first line."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

@@ -13,19 +13,20 @@ import time
 import torch
 from torch import distributed as dist
 from torch import multiprocessing
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from benchmarks import table
 from benchmarks.options import Options
 from benchmarks.timing import Clock, summary, take_turns
+from mae_fast import distributed
 from mae_fast.config import SIZES
 from mae_fast.heap import keep_freed_memory
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.optim import make_optimizer
 from mae_fast.parity.cases import DTYPES
-from mae_fast.parity.model import MASK_RATIO, autocast
-from mae_fast.train import TrainingLoss
+from mae_fast.step import TrainingStep
+
+LR = 1.5e-4
 
 
 def steps(preset: str, batches: list[int], dtype: str, img_size: int, device: str, rounds: int) -> list[list[float]]:
@@ -34,28 +35,19 @@ def steps(preset: str, batches: list[int], dtype: str, img_size: int, device: st
         keep_freed_memory()
     torch.manual_seed(0)
     model = MaskedAutoencoderViT(**SIZES[preset].kwargs(), img_size=img_size, norm_pix_loss=True).to(device)
-    loss = TrainingLoss(model)
-    if dist.is_initialized():
-        loss = DistributedDataParallel(loss)
-    loss = torch.compile(loss, dynamic=False)
-    optimizer = make_optimizer(model, "adamw", 1.5e-4, 0.05)
+    train = TrainingStep(model, make_optimizer(model, "adamw", LR, 0.05), dtype=DTYPES[dtype], compile=True)
 
     def step(imgs) -> None:
-        if dist.is_initialized():
-            dist.barrier()
-        with autocast(imgs.device, DTYPES[dtype]):
-            value = loss(imgs, MASK_RATIO)
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if dist.is_initialized():
-            dist.barrier()
+        distributed.barrier()
+        train(imgs, LR)
+        distributed.barrier()
 
     def draw() -> tuple:
         return ([torch.randn(batch, 3, img_size, img_size, device=device) for batch in batches],)
 
     sides = {batch: lambda imgs, i=i: lambda: step(imgs[i]) for i, batch in enumerate(batches)}
-    return list(take_turns(sides, draw, rounds, Clock(device), label=f"{preset}, batch").seconds.values())
+    label = None if dist.is_initialized() else f"{preset}, batch"  # one bar is enough
+    return list(take_turns(sides, draw, rounds, Clock(device), label=label).seconds.values())
 
 
 def _rank(rank: int, ranks: int, port: int, threads: int, arguments: tuple, queue) -> None:
@@ -105,14 +97,7 @@ def run(options: Options) -> int:
             row["of_limit"] = row["images_per_s"] / best
         lone = rows[-1]["images_per_s"]
         for ranks in tqdm([n for n in options.ranks if n > 1], unit=" runs", leave=False):
-            row = {
-                "part": "scaling",
-                "preset": name,
-                "dtype": dtype,
-                "batch": batches[-1],
-                "ranks": ranks,
-                "side": "ours",
-            }
+            row = _identity(name, dtype, batches[-1], ranks)
             if options.device == "cuda" and ranks > torch.cuda.device_count():
                 rows.append(row | {"note": f"not run: {torch.cuda.device_count()} GPUs here"})
                 continue
@@ -128,7 +113,10 @@ def run(options: Options) -> int:
     return 0
 
 
+def _identity(preset: str, dtype: str, batch: int, ranks: int) -> dict:
+    return {"part": "scaling", "preset": preset, "dtype": dtype, "batch": batch, "ranks": ranks, "side": "ours"}
+
+
 def _row(preset: str, dtype: str, batch: int, ranks: int, seconds: list[float]) -> dict:
-    row = {"part": "scaling", "preset": preset, "dtype": dtype, "batch": batch, "ranks": ranks, "side": "ours"}
-    row |= {"seconds": seconds, **summary(seconds)}
+    row = _identity(preset, dtype, batch, ranks) | {"seconds": seconds, **summary(seconds)}
     return row | {"images_per_s": ranks * batch / row["median_s"]}

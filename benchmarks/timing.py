@@ -43,16 +43,16 @@ class Turns:
 
 def take_turns(
     sides: dict[str, Callable], draw: Callable[[], tuple], rounds: int, clock: Clock, *,
-    warm_up: int = 1, until: float = float("inf"), label: str = "",
+    warm_up: int = 1, until: float = float("inf"), label: str | None = "",
 ) -> Turns:  # fmt: skip
     """Time all sides, a call each a round, after `warm_up` rounds that do not count.
 
     sides: {name: prepare}; prepare(*draw()) runs untimed and returns the call that is timed. A round begins only
-    before `until` (time.monotonic); the first one always does.
+    before `until` (time.monotonic); the first one always does. label: of the progress bar; None for none.
     """
     seconds = {name: [] for name in sides}
     began, waited = time.perf_counter(), cpu_wait()
-    with tqdm(total=(warm_up + rounds) * len(sides), unit=" calls", leave=False) as bar:
+    with tqdm(total=(warm_up + rounds) * len(sides), unit=" calls", leave=False, disable=label is None) as bar:
         for turn in range(warm_up + rounds):
             if turn > warm_up and time.monotonic() > until:
                 break

@@ -11,11 +11,12 @@ Before that, on the batch's own size, each side's loss and every gradient must p
   CPU, float16 autocast and a GradScaler on CUDA, attention spelled out, the AdamW that PyTorch gives by default. At its
   best: bf16, torch.compile, fused AdamW, and scaled_dot_product_attention as in today's timm.
 * Hugging Face: scaled_dot_product_attention and the fused AdamW which its Trainer takes; as shipped, float32.
-* ours: training_loss and mae_fast.optim.make_optimizer; compiled as `mae-fast pretrain --compile` does.
+* ours: mae_fast.step.TrainingStep, which `mae-fast pretrain` runs, with its check that loss and gradient are finite; as
+  it is, compiled, and on CUDA from CUDA graphs (with weights of its own).
 
 `ours x`: how many times as long as ours, compiled, a side took: the median over the rounds, and the interval in which
 that median lies with 95 % (benchmarks.timing). `of limit`: the time of the matrix products of our step alone
-(benchmarks.products), those of attention included, measured in turn with the sides, as a share of this side's time.
+(benchmarks.products), in the first of --dtypes, measured in turn with the sides, as a share of this side's time.
 TFLOP/s count the model's FLOPs (benchmarks.flops), the same for all.
 
 Memory: on a CPU the process keeps freed memory (mae_fast.heap), from which all sides gain. The sides of one codebase
@@ -39,12 +40,14 @@ from tqdm import tqdm
 import mae_fast
 from benchmarks import flops, peers, products, table
 from benchmarks.options import Options
+from benchmarks.record import reason
 from benchmarks.timing import Clock, Turns, summary, take_turns, times_as_long
 from mae_fast import config
 from mae_fast.heap import keep_freed_memory
 from mae_fast.optim import make_optimizer, param_groups
 from mae_fast.parity.cases import DTYPES
 from mae_fast.parity.model import LOSS_SCALE, Errors, Gate, autocast, unscale
+from mae_fast.step import TrainingStep
 
 LR, WEIGHT_DECAY = 1.5e-4, 0.05
 OURS = "ours compiled"
@@ -77,19 +80,18 @@ def specs(dtypes: list[str], device: str) -> Iterator[Spec]:
     for dtype in dtypes:
         yield Spec("ours", "ours", dtype, fused=True)
         yield Spec(OURS, "ours", dtype, compiled=True, fused=True)
+        if device == "cuda":
+            yield Spec("ours CUDA graphs", "ours CUDA graphs", dtype, compiled=True, fused=True)
 
 
-@dataclass
 class Side:
-    spec: Spec
-    peer: peers.Peer
-    loss: Callable[[Tensor], Tensor]
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    """A step as a peer's own script takes it."""
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return DTYPES[self.spec.dtype]
+    def __init__(self, spec: Spec, peer: peers.Peer, optimizer: torch.optim.Optimizer, device: str):
+        self.peer, self.dtype, self.optimizer = peer, DTYPES[spec.dtype], optimizer
+        self.loss = torch.compile(peer.loss, dynamic=False) if spec.compiled else peer.loss
+        scale = LOSS_SCALE.get(self.dtype)
+        self.scaler = torch.amp.GradScaler(device, init_scale=scale or 1.0, enabled=scale is not None)
 
     def forward_backward(self, imgs: Tensor) -> Tensor:
         with autocast(imgs.device, self.dtype):
@@ -101,10 +103,33 @@ class Side:
         self.forward_backward(imgs)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad()
+        self.clear()
 
     def gradients(self) -> dict[str, Tensor]:
         return unscale(self.peer.gradients(), self.scaler.get_scale())
+
+    def clear(self) -> None:
+        self.optimizer.zero_grad()
+
+
+class OurSide(Side):
+    """A step as `mae-fast pretrain` takes it."""
+
+    def __init__(self, spec: Spec, peer: peers.Peer, optimizer: torch.optim.Optimizer, device: str):
+        self.peer, self.dtype, self.optimizer = peer, DTYPES[spec.dtype], optimizer
+        self.train = TrainingStep(
+            peer.model, optimizer, dtype=self.dtype, compile=spec.compiled, cuda_graphs="CUDA graphs" in spec.name
+        )
+        self.scaler = self.train.scaler
+
+    def forward_backward(self, imgs: Tensor) -> Tensor:
+        return self.train.backward(imgs)
+
+    def step(self, imgs: Tensor) -> None:
+        self.train(imgs, LR)
+
+    def clear(self) -> None:
+        self.optimizer.zero_grad(set_to_none=not self.train.keep_gradients)
 
 
 def optimizers(peer: peers.Peer, official: bool, device: str) -> dict[bool, torch.optim.Optimizer]:
@@ -126,6 +151,7 @@ def build(
         "official": lambda: peers.official(state, kwargs, device, official),
         "Hugging Face": lambda: peers.huggingface(state, kwargs, device),
         "ours": lambda: peers.ours(state, kwargs, device),
+        "ours CUDA graphs": lambda: peers.ours(state, kwargs, device),  # no other side may touch its gradients
     }
     models, absent, sides = {}, {}, {}
     for name, builder in builders.items():
@@ -141,13 +167,10 @@ def build(
         except Exception as error:  # whatever a peer's code or its absence raises is the answer
             absent[name] = f"not run: {reason(error)}"
     for spec in wanted:
-        if spec.peer not in models:
-            continue
-        peer, adamw = models[spec.peer]
-        loss = torch.compile(peer.loss, dynamic=False) if spec.compiled else peer.loss
-        scale = LOSS_SCALE.get(DTYPES[spec.dtype])
-        scaler = torch.amp.GradScaler(device, init_scale=scale or 1.0, enabled=scale is not None)
-        sides[spec] = Side(spec, peer, loss, adamw[spec.fused], scaler)
+        if spec.peer in models:
+            peer, adamw = models[spec.peer]
+            cls = OurSide if spec.peer.startswith("ours") else Side
+            sides[spec] = cls(spec, peer, adamw[spec.fused], device)
     return sides, {spec: absent[spec.peer.removesuffix(" SDPA")] for spec in wanted if spec not in sides}
 
 
@@ -171,8 +194,19 @@ def admit(sides: dict[Spec, Side], gate: Gate, seed: int, until: float) -> tuple
                 )
         except Exception as error:
             refused[spec] = f"not run: {reason(error)}"
-        side.peer.model.zero_grad()
+        side.clear()
     return errors, refused
+
+
+def warm_up(sides: dict[Spec, Side], draw: Callable[[], tuple[Tensor]]) -> dict[Spec, str]:
+    """A whole step of each, which nobody times. -> why one cannot run after all (memory for its moments, say)."""
+    failed = {}
+    for spec, side in sides.items():
+        try:
+            side.step(*draw())
+        except Exception as error:
+            failed[spec] = f"not run: {reason(error)}"
+    return failed
 
 
 def measure(name: str, preset: config.Preset, batch: int, options: Options) -> tuple[list[dict], float | None]:
@@ -201,6 +235,8 @@ def measure(name: str, preset: config.Preset, batch: int, options: Options) -> t
         notes |= refused
         del gate, state, imgs
         gc.collect()
+        sides = {spec: side for spec, side in sides.items() if spec not in notes}
+        notes |= warm_up(sides, draw)
         calls = {spec: partial(partial, side.step) for spec, side in sides.items() if spec not in notes}
         groups = products.groups(flops.products(preset, batch, img_size=size))
         limit_dtype = DTYPES[dtype_names[0]]
@@ -208,7 +244,7 @@ def measure(name: str, preset: config.Preset, batch: int, options: Options) -> t
             run_alone = products.run_alone(group, device, limit_dtype)
             calls[alone] = lambda imgs, run_alone=run_alone: run_alone
         turns = take_turns(
-            calls, draw, options.rounds_or(7), Clock(device), warm_up=3 if device == "cuda" else 1,
+            calls, draw, options.rounds_or(7), Clock(device), warm_up=3 if device == "cuda" else 0,
             until=options.until, label=name,
         )  # fmt: skip
 
@@ -270,8 +306,3 @@ def run(options: Options) -> int:
                       + (": disturbed" * (waiting > 0.1)))  # fmt: skip
             print(table.screen(rows, COLUMNS), flush=True)
     return 0
-
-
-def reason(error: Exception) -> str:
-    """Its type and first line."""
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

@@ -6,7 +6,7 @@ What a step is made of, and how each choice was made. "Paper": counted, not time
                                   that wrote bfloat16 copies itself would save 14 of the 44 bytes a parameter that
                                   casts, norm and AdamW move: under 2 % of a step at batch 256 (paper). There is none.
     matrix products               bfloat16 (`dtype`), summed in float32 by the hardware. Loss curve within 0.5 % of the
-                                  float32 reference's over 200 steps (measured on a CPU, benchmarks.curve).
+                                  float32 reference's over 200 steps (measured on a CPU, mae-fast parity curve).
     residual stream               float32: what enters it is a product's output, bfloat16; positions are float32.
                                   bfloat16 would save 15 to 18 % of the bytes that are not the products' (paper:
                                   benchmarks.roofline --stream 2). Its loss curve is not measured.

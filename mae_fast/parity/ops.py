@@ -3,7 +3,9 @@
 import contextlib
 import inspect
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,24 +47,25 @@ class Row:
         return asdict(self) | {"ratio": self.ratio, "verdict": "holds" if self.holds else "FAILS"}
 
 
-def check(case: Case, dtype: torch.dtype, device: str = "cpu") -> list[Row]:
-    """A row for each output and gradient of an op on fresh inputs.
+def check(case: Case, dtype: torch.dtype, device: str = "cpu", function: Callable | None = None) -> list[Row]:
+    """A row for each output and gradient of an op on fresh inputs. function: what is checked in place of our op.
 
     The largest error of few numbers is luck, theirs as well as ours: small results are drawn several times, and so is
     one that breaks the rule, which is then judged by all draws together. random_masking has to be equal.
     """
-    triples = _draw(case, dtype, device)
+    draw = partial(_draw, case, dtype, device, function or getattr(ops, case.op))
+    triples = draw()
     size = sum(exact.numel() for _, _, exact in triples.values())
-    triples = _more(case, dtype, device, triples, min(15, 4096 // max(1, size)))
+    triples = _more(draw, triples, min(15, 4096 // max(1, size)))
     rows = _judge(case, dtype, triples)
     if all(row.holds for row in rows):
         return rows
-    return _judge(case, dtype, _more(case, dtype, device, triples, 15))
+    return _judge(case, dtype, _more(draw, triples, 15))
 
 
-def _more(case: Case, dtype: torch.dtype, device: str, triples: dict, draws: int) -> dict:
+def _more(draw: Callable, triples: dict, draws: int) -> dict:
     for _ in range(draws):
-        fresh = _draw(case, dtype, device)
+        fresh = draw()
         triples = {name: tuple(map(_beside, triple, fresh[name])) for name, triple in triples.items()}
     return triples
 
@@ -72,8 +75,8 @@ def _judge(case: Case, dtype: torch.dtype, triples: dict) -> list[Row]:
     return [Row(str(case), name, result, *_errors(case.op, *triple)) for result, triple in triples.items()]
 
 
-def _draw(case: Case, dtype: torch.dtype, device: str) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """{result: (ours, plain PyTorch's, float64)} of fresh inputs."""
+def _draw(case: Case, dtype: torch.dtype, device: str, function: Callable) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """{result: (function's, plain PyTorch's, float64)} of fresh inputs."""
     args, grads, exact_args = make(case, dtype, device)
     naive = getattr(reference, case.op)
     with torch.no_grad():
@@ -82,9 +85,7 @@ def _draw(case: Case, dtype: torch.dtype, device: str) -> dict[str, tuple[Tensor
     # As large as a GradScaler makes it where the case says so.
     scale = case.shape.get("loss_scale", 1)
     upstream = [torch.randn_like(x, dtype=torch.float32) * scale for x in exact] if grads else ()
-    fast, plain, exact = (
-        run(f, a, grads, upstream) for f, a in ((getattr(ops, case.op), args), (naive, args), (naive, exact_args))
-    )
+    fast, plain, exact = (run(f, a, grads, upstream) for f, a in ((function, args), (naive, args), (naive, exact_args)))
     names = list(inspect.signature(naive).parameters)
     outputs = [f"output {i}" for i in range(len(exact) - len(grads))]
     return dict(

@@ -1,0 +1,81 @@
+"""mae-fast bench waterfall: each bar runs what its name says, a wrong one is refused, and the picture is drawn."""
+
+from functools import partial
+
+import pytest
+import torch
+from bench_options import options_of
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mae_fast
+from benchmarks import plots, waterfall
+from mae_fast import reference
+
+NAMES = ["plain PyTorch, fp32", *(name for name, _ in waterfall.CHANGES)]
+
+
+@pytest.fixture(autouse=True)
+def no_code_generator(monkeypatch):
+    """Inductor takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    bars = waterfall.bars
+    monkeypatch.setattr(waterfall, "bars", lambda device: [bar for bar in bars(device) if not bar.compiled])
+
+
+def run(tmp_path):
+    flags = ["waterfall", "--device", "cpu", "--quick", "--rounds", "2", "--out", str(tmp_path)]
+    options = options_of(flags)
+    assert waterfall.run(options) == 0
+    return {row["side"]: row for row in plots.results(tmp_path, "waterfall")}
+
+
+class FusedOps(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "mae_fast":
+            self.seen.add(func.__name__.split(".")[0].removesuffix("_backward"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_bars_run_what_they_say(tmp_path, monkeypatch, eager):
+    ran, call = {}, waterfall.call
+
+    def watched(bar, *arguments):
+        with FusedOps() as ops:
+            result = call(bar, *arguments)
+        ran.setdefault(bar.name, set()).update(ops.seen)
+        return result
+
+    monkeypatch.setattr(waterfall, "call", watched)
+    run(tmp_path)
+    fused = {"random_masking", "gather_patches", "masked_mse"}
+    if mae_fast.backends()["bias_gelu"]["cpu"] == "cpp":  # else these two are the plain expressions
+        fused |= {"bias_gelu", "add_layer_norm"}
+    assert [ran[name] for name in NAMES[:-1]] == [set()] * 4 + [fused, fused | {"attention"}]
+
+
+def test_a_row_a_bar_and_a_picture(tmp_path):
+    rows = run(tmp_path)
+    assert list(rows) == NAMES and [row["dtype"] for row in rows.values()] == ["fp32"] + ["bf16"] * 6
+    for row in rows.values():
+        assert (
+            not row["note"] and len(row["seconds"]) == 2 and row["images_per_s"] == pytest.approx(4 / row["median_s"])
+        )
+    assert rows[NAMES[0]]["x_first"] == rows[NAMES[0]]["x_before"] == 1
+    assert [file.name for file in plots.draw_all(tmp_path)] == ["waterfall.svg"]
+
+
+def test_a_wrong_bar_is_named_and_passed_over(tmp_path, monkeypatch, eager):
+    monkeypatch.setitem(waterfall.PLAIN, "masked_mse", lambda *arguments: 1.01 * reference.masked_mse(*arguments))
+    rows = run(tmp_path)
+    wrong, after = rows[NAMES[3]], rows[NAMES[4]]
+    assert wrong["note"].startswith("fails parity, not timed: loss") and "seconds" not in wrong
+    a, b = (rows[name]["seconds"] for name in (NAMES[2], NAMES[4]))
+    assert after["x_before"] == pytest.approx((a[0] / b[0] + a[1] / b[1]) / 2)
