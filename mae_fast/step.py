@@ -6,7 +6,7 @@ What a step is made of, and how each choice was made. "Paper": counted, not time
                                   that wrote bfloat16 copies itself would save 14 of the 44 bytes a parameter that
                                   casts, norm and AdamW move: under 2 % of a step at batch 256 (paper). There is none.
     matrix products               bfloat16 (`dtype`), summed in float32 by the hardware. Loss curve within 0.5 % of the
-                                  float32 reference's over 200 steps (measured on a CPU, benchmarks.curve).
+                                  float32 reference's over 200 steps (measured on a CPU, mae-fast parity curve).
     residual stream               float32: what enters it is a product's output, bfloat16; positions are float32.
                                   bfloat16 would save 15 to 18 % of the bytes that are not the products' (paper:
                                   benchmarks.roofline --stream 2). Its loss curve is not measured.
@@ -88,12 +88,7 @@ class TrainingStep:
         if distributed.size() > 1:
             device_ids = [self.device.index] if self.device.type == "cuda" else None
             self.loss = DistributedDataParallel(self.loss, device_ids=device_ids)
-        # A CUDA graph writes its gradients to the same memory each time: they must be added to tensors outside it and
-        # never become .grad themselves, or a second batch overwrites the first (pytorch issue 169545).
         self.keep_gradients = cuda_graphs
-        if self.keep_gradients:
-            for parameter in (p for p in model.parameters() if p.requires_grad):
-                parameter.grad = torch.zeros_like(parameter)
         self._batches, self._sum = 0, None
 
     def __call__(self, imgs: Tensor, lr: float) -> Tensor | None:
@@ -113,6 +108,12 @@ class TrainingStep:
 
     def backward(self, imgs: Tensor, last: bool = True) -> Tensor:
         """Add the batch's share to the gradient, which ranks exchange with the last batch. -> its share of the loss."""
+        if self.keep_gradients:
+            # A CUDA graph writes its gradients to the same memory each time: they must be added to tensors outside it
+            # and never become .grad themselves, or a second batch overwrites the first (pytorch issue 169545).
+            for parameter in self.model.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         with self._local_gradients(unless=last):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 loss = self.loss(imgs.to(self.device, non_blocking=True), self.mask_ratio) / self.accumulate
