@@ -88,12 +88,7 @@ class TrainingStep:
         if distributed.size() > 1:
             device_ids = [self.device.index] if self.device.type == "cuda" else None
             self.loss = DistributedDataParallel(self.loss, device_ids=device_ids)
-        # A CUDA graph writes its gradients to the same memory each time: they must be added to tensors outside it and
-        # never become .grad themselves, or a second batch overwrites the first (pytorch issue 169545).
         self.keep_gradients = cuda_graphs
-        if self.keep_gradients:
-            for parameter in (p for p in model.parameters() if p.requires_grad):
-                parameter.grad = torch.zeros_like(parameter)
         self._batches, self._sum = 0, None
 
     def __call__(self, imgs: Tensor, lr: float) -> Tensor | None:
@@ -113,6 +108,12 @@ class TrainingStep:
 
     def backward(self, imgs: Tensor, last: bool = True) -> Tensor:
         """Add the batch's share to the gradient, which ranks exchange with the last batch. -> its share of the loss."""
+        if self.keep_gradients:
+            # A CUDA graph writes its gradients to the same memory each time: they must be added to tensors outside it
+            # and never become .grad themselves, or a second batch overwrites the first (pytorch issue 169545).
+            for parameter in self.model.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         with self._local_gradients(unless=last):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 loss = self.loss(imgs.to(self.device, non_blocking=True), self.mask_ratio) / self.accumulate

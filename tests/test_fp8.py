@@ -1,9 +1,13 @@
 """mae_fast.fp8 on the CPU: the products against float64, a layer's gradients, and that a model with it trains alike."""
 
+import json
+
 import pytest
 import torch
+from PIL import Image
 
 import mae_fast
+from benchmarks import fp8_curve
 from mae_fast import fp8
 from mae_fast.optim import make_optimizer
 from mae_fast.step import TrainingStep
@@ -69,6 +73,19 @@ def test_only_the_encoder_changes_and_it_trains_alike():
         curves.append(torch.stack([step(imgs, 1e-3) for _ in range(20)]))
     plain, narrow = curves
     assert not torch.equal(plain, narrow) and ((narrow - plain) / plain).abs().mean() < 1e-3 and plain[-1] < plain[0]
+
+
+def test_both_curves_are_drawn(tmp_path):
+    for i in range(4):
+        Image.effect_noise((40, 40), 50 + i).convert("RGB").save(tmp_path / f"{i}.png")
+    flags = f"--images {tmp_path} --img_size 32 --steps 3 --batch 4 --device cpu"
+    assert (
+        fp8_curve.main([*flags.split(), "--json", str(tmp_path / "c.json"), "--picture", str(tmp_path / "c.svg")]) == 0
+    )
+    written = json.loads((tmp_path / "c.json").read_text())
+    plain, narrow = written["curves"]["bf16"], written["curves"]["fp8 encoder"]
+    assert len(plain) == len(narrow) == 3 and plain != narrow and 0 < written["relative"] < 1e-2
+    assert (tmp_path / "c.svg").stat().st_size > 1000
 
 
 def test_what_it_cannot_take_is_named():

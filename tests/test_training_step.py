@@ -101,6 +101,19 @@ def test_cuda_graphs_say_what_they_need():
         build(cuda_graphs=True, compile=True)
 
 
+def test_gradients_for_cuda_graphs_stay_where_they_are():
+    """The replay needs a GPU; that gradients are added to tensors which are never given up does not."""
+    step = build(accumulate=2)
+    step.keep_gradients = True
+    places = set()
+    for imgs in batches(4):
+        step(imgs, 1e-3)
+        places.add(tuple(p.grad.data_ptr() for p in step.model.parameters() if p.requires_grad))
+    assert len(places) == 1
+    for name, wanted in plain_weights(2, accumulate=2).items():
+        assert torch.allclose(step.model.state_dict()[name], wanted, rtol=1e-4, atol=1e-6), name
+
+
 def test_the_optimizer_must_be_fused():
     model = mae_fast.MaskedAutoencoderViT(**SIZES)
     with pytest.raises(ValueError, match="optimizer: expected a fused one"):
