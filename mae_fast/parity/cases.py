@@ -66,6 +66,7 @@ CASES = [
     Case("attention", dict(B=2, N=50, H=3, D=64)),
     Case("attention", dict(B=1, N=65, H=2, D=128, strided=True)),
     Case("attention", dict(B=2, N=197, H=2, D=32)),
+    Case("attention", dict(B=1, N=100, H=2, D=32, large=True)),
     Case("attention", dict(B=1, N=257, H=1, D=80, large=True)),
     Case("attention", dict(B=1, N=129, H=3, D=17)),
     Case("attention", dict(B=1, N=1024, H=1, D=24)),
