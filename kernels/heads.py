@@ -1,10 +1,9 @@
-"""How a head lies in packed qkv (B, N, 3, H, D), and the tiles its tokens are cut into: what the attention kernels share.
+"""How a head lies in packed qkv (B, N, 3, H, D), and the tiles its tokens are cut into: shared by attention kernels.
 
 A program has one head of one image: base pointers in 64 bits, offsets inside the head in 32. Tokens and widths are
 constants of a kernel (a model has two or three N), so whole tiles are read and written without a mask.
 """
 
-import torch
 import triton
 import triton.language as tl
 

@@ -14,7 +14,7 @@ from mae_fast.parity.ops import poisoned_memory
 
 
 def bfloat16_of_a_gpu():
-    """The interpreter cuts float32 off to bfloat16, where a GPU rounds to the nearest, and multiplies its bit patterns."""
+    """The interpreter cuts float32 off to bfloat16, where a GPU rounds to the nearest, and multiplies bit patterns."""
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
