@@ -23,7 +23,7 @@ FORWARD = {
 BACKWARD = {
     (2, False): {"ROWS": 64, "COLS": 32, "num_warps": 4, "num_stages": 2},
     (2, True): {"ROWS": 64, "COLS": 16, "num_warps": 4, "num_stages": 2},
-    (4, False): {"ROWS": 16, "COLS": 16, "num_warps": 8, "num_stages": 1},
+    (4, False): {"ROWS": 16, "COLS": 16, "num_warps": 2, "num_stages": 1},
     (4, True): {"ROWS": 16, "COLS": 16, "num_warps": 8, "num_stages": 1},
 }
 
