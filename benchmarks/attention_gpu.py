@@ -163,6 +163,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dtypes", default="bf16")
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--device", default="cuda", choices=["cuda"], help="for a CPU: benchmarks.attention")
     parser.add_argument("--tune", action="store_true", help="try other launches of our own kernels instead")
     parser.add_argument("--keep", action="store_true", help='write what attention="auto" reads')
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
