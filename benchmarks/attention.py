@@ -3,7 +3,9 @@
     python -m benchmarks.attention [--dtypes bf16,fp32] [--shapes 32x12x50x64,32x16x197x32,...] [--rounds 7]
                                    [--device cpu] [--json FILE]
 
-On a GPU this is benchmarks.attention_gpu, with its flags. A shape is images x heads x tokens x width of a head. The default ones are an encoder's and a decoder's, then 16 to
+On a GPU this is benchmarks.attention_gpu, with its flags.
+
+A shape is images x heads x tokens x width of a head. The default ones are an encoder's and a decoder's, then 16 to
 1024 tokens. All sides start from the packed qkv of one linear layer and end at the gradient of it, so that the copies a
 side needs are its own. They take turns; medians. On a CPU the process keeps freed memory, as training does. `x sdpa`
 and `x best` say how many times as long as ours SDPA and the better of the others take. A side that fails the parity
