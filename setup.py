@@ -73,6 +73,7 @@ else:
 setup(
     packages=["mae_fast", *(f"mae_fast.{name}" for name in ("data", "layouts", "ops", "parity")), "mae_fast_kernels"],
     package_dir={"mae_fast_kernels": "kernels"},
+    package_data={"mae_fast": ["attention.json"]},
     ext_modules=extensions,
     cmdclass=commands,
 )

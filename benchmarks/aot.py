@@ -1,11 +1,12 @@
 """Every Triton kernel compiled ahead of time, on a machine with no GPU and no driver, and what came out.
 
-    python -m benchmarks.aot [--targets 80,90,100] [--json FILE]
+    python -m benchmarks.aot [--targets 80,90,100] [--match REGEX] [--json FILE]
 
 The launchers themselves run, on tensors of device "meta", so that blocks, warps, divisibility and constants are those
 of a real launch; a stand-in driver names the target and nothing is launched. One row a kernel, case and target:
 registers and spilled bytes a thread, shared memory of a program, widest global load and store (bytes a thread and
-instruction), tensor-core instructions. Bytes read and written by one thread in one instruction should be 16.
+instruction), tensor-core instructions (none in float32, which is multiplied as such). Bytes read and written by one
+thread in one instruction should be 16.
 """
 
 import argparse
@@ -23,7 +24,7 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a prog
 def cases():
     """(name, launch) for the shipped models: patches of 16 (Small, Base, Large) and of 14 (Huge), batch 64."""
     import torch
-    from mae_fast_kernels import gather_patches, masked_mse, random_masking, unshuffle
+    from mae_fast_kernels import attention, gather_patches, masked_mse, random_masking, unshuffle
 
     def empty(*shape, dtype=torch.float32):
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -63,6 +64,15 @@ def cases():
             args = empty(B, 1 + L, D, dtype=torch.promote_types(tokens, pos)), restore, N, tokens, True, pos != bf16
             yield name, lambda a=args: unshuffle.unshuffle_backward(*a)
 
+    fp16, fp32 = torch.float16, torch.float32
+    heads = (50, 64), (50, 80), (65, 64), (65, 80), (197, 32), (197, 64), (257, 32), (257, 80)
+    more = (50, 64, fp16), (50, 64, fp32), (197, 32, fp32), (257, 80, fp32)
+    for N, Dh, dtype in (*((N, Dh, bf16) for N, Dh in heads), *more):
+        name, H = f"N={N} Dh={Dh} {str(dtype)[6:]}", 16
+        qkv, out, lse = empty(B, N, 3, H, Dh, dtype=dtype), empty(B, N, H * Dh, dtype=dtype), empty(B, H, N)
+        yield name, lambda a=qkv: attention.attention(a)
+        yield name, lambda a=(out, qkv, out, lse): attention.attention_backward(*a)
+
 
 class Target:
     """Stands in for the CUDA driver: names a target, launches nothing."""
@@ -101,8 +111,8 @@ def resources(cubin: bytes) -> tuple[int, int]:
     return usage["REG"], usage["STACK"] + usage["LOCAL"]
 
 
-def compile_all(targets: list[int]) -> list[dict]:
-    """One row a kernel, case and target."""
+def compile_all(targets: list[int], match: str) -> list[dict]:
+    """One row a kernel, case and target; the cases whose name begins as `match`, a regular expression, says."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
@@ -116,6 +126,8 @@ def compile_all(targets: list[int]) -> list[dict]:
         for target in targets:
             driver.set_active(Target(target))
             for case, launch in cases():
+                if not re.match(match, case):
+                    continue
                 compiled.clear()
                 launch()
                 for kernel in compiled:
@@ -142,13 +154,14 @@ def compile_all(targets: list[int]) -> list[dict]:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aot", description=__doc__.split("\n")[0])
     parser.add_argument("--targets", default="80,90,100", help="compute capabilities times ten")
+    parser.add_argument("--match", default="", metavar="REGEX", help="only cases whose name begins so")
     parser.add_argument("--json", help="also write the rows to this file")
     options = parser.parse_args(argv)
     if os.environ.get("TRITON_INTERPRET", "0") != "0":  # decided for good when triton is imported
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
         return subprocess.run([sys.executable, "-m", "benchmarks.aot", *argv], env=environment).returncode
 
-    rows = compile_all([int(t) for t in options.targets.split(",")])
+    rows = compile_all([int(t) for t in options.targets.split(",")], options.match)
     widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
     for row in [dict(zip(widths, widths, strict=True)), *rows]:
         print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()).rstrip())

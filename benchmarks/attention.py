@@ -1,7 +1,9 @@
 """Attention on packed qkv, forward and backward: the fused op beside SDPA, plain matrix products, and its own products.
 
     python -m benchmarks.attention [--dtypes bf16,fp32] [--shapes 32x12x50x64,32x16x197x32,...] [--rounds 7]
-                                   [--device cuda] [--json FILE]
+                                   [--device cpu] [--json FILE]
+
+On a GPU this is benchmarks.attention_gpu, with its flags.
 
 A shape is images x heads x tokens x width of a head. The default ones are an encoder's and a decoder's, then 16 to
 1024 tokens. All sides start from the packed qkv of one linear layer and end at the gradient of it, so that the copies a
@@ -14,6 +16,7 @@ import argparse
 import json
 import sys
 import time
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -90,13 +93,17 @@ def measure(shape: tuple[int, ...], dtype: torch.dtype, device: str, rounds: int
 
 
 def main(argv: list[str]) -> int:
+    if torch.cuda.is_available() and "cpu" not in argv:
+        return import_module("benchmarks.attention_gpu").main(argv)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.split("\n")[0])
     parser.add_argument("--dtypes", default="bf16,fp32")
     parser.add_argument("--shapes", default=",".join(MAE + SWEEP))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cuda", "cpu"])
+    parser.add_argument("--device", default="cpu", choices=["cuda", "cpu"])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     options = parser.parse_args(argv)
+    if options.device == "cuda":
+        parser.error("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
     shapes = [tuple(int(n) for n in shape.split("x")) for shape in options.shapes.split(",")]
     if options.device == "cpu":
         keep_freed_memory()

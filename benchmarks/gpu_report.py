@@ -48,7 +48,8 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
         "curve": ["--steps", "5"],
         "scaling": ["--batch", "2,4"],
     }
-    fewer = fewer if quick else {"memory": ["--sides", "as shipped,compiled"]}
+    measured = ["--keep"] if device == "cuda" else []  # what attention="auto" reads
+    fewer = fewer if quick else {"memory": ["--sides", "as shipped,compiled"], "attention": measured}
 
     def bench(part: str, share: float, preset: str = "", *flags: str) -> Step:
         flags = [*common, *flags, *(["--presets", preset] if preset else []), *fewer.get(part, [])]
@@ -60,9 +61,9 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
 
     return [
         other("parity", 2, "parity", "--preset", first),
+        other("attention", 2, "bench", "attention"),  # before training: it decides which attention that takes
         bench("limits", 0.5, first),
         bench("train", 3, first, *peers),
-        other("attention", 1, "bench", "attention"),
         bench("ops", 1.5, first),
         *(bench("train", 3, preset, *peers) for preset in others),
         bench("waterfall", 1.5, first),

@@ -39,6 +39,7 @@ def cpu_wait() -> float | None:
     return int(some.rpartition("total=")[2]) / 1e6
 
 
+WRITTEN = [":!results", ":!../mae_fast/attention.json"]  # by benchmarks
 PACKAGES = ["numpy", "triton", "transformers", "timm", "xformers", "nvidia-dali-cuda130", "pillow"]
 
 
@@ -59,7 +60,7 @@ def provenance(device: str, module: str, argv: list[str] | None = None) -> dict:
         "packages": packages,
         "commit": git(["git", "rev-parse", "HEAD"]).stdout.strip(),
         # Results that other parts have just written do not count.
-        "clean": not git(["git", "status", "--porcelain", "--", "..", ":!results"]).stdout.strip(),
+        "clean": not git(["git", "status", "--porcelain", "--", "..", *WRITTEN]).stdout.strip(),
         "command": shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)]),
         "date": time.strftime("%Y-%m-%d %H:%M %z"),
     }

@@ -1,6 +1,7 @@
 """mae-fast: the command line. Each command is a few lines that call what the package offers."""
 
 import argparse
+import logging
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,8 @@ from mae_fast import pretrain_args
 
 
 def main(argv: list[str] | None = None) -> int:
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("mae_fast").setLevel(logging.INFO)  # such as which attention was chosen
     parser = argparse.ArgumentParser(prog="mae-fast", description="Pretrain Masked Autoencoders, fast.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_pretrain(commands)

@@ -13,12 +13,12 @@ from mae_fast import ops
 from mae_fast.parity.ops import poisoned_memory
 
 
-def round_to_bfloat16():
-    """The interpreter cuts float32 off to bfloat16; a GPU rounds to the nearest, and so it does here."""
+def bfloat16_of_a_gpu():
+    """The interpreter cuts float32 off to bfloat16, where a GPU rounds to the nearest, and multiplies bit patterns."""
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-    cut_off = InterpreterBuilder.cast_impl
+    cut_off, multiply = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
 
     def cast(self, x, to):
         if x.dtype.scalar == tl.float32 and to.scalar == tl.bfloat16:
@@ -26,11 +26,15 @@ def round_to_bfloat16():
             return TensorHandle(rounded, to.scalar)
         return cut_off(self, x, to)
 
-    InterpreterBuilder.cast_impl = cast
+    def dot(self, a, b, *rest):
+        a, b = (cast(self, x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
+        return multiply(self, a, b, *rest)
+
+    InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = cast, dot
 
 
 if os.environ.get("TRITON_INTERPRET") == "1":
-    round_to_bfloat16()
+    bfloat16_of_a_gpu()
 
 
 @pytest.fixture

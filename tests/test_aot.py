@@ -3,19 +3,38 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton")
 from benchmarks.aot import SHARED_LIMIT
 
+TABLE = Path(__file__).parents[1] / "benchmarks/results/aot/sm80-sm90-sm100.json"
+
+
+ATTENTION = "N=50 Dh=64 bfloat16|N=197 Dh=32 bfloat16"  # two of a dozen shapes: the rest takes minutes
+
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def all_rows(tmp_path_factory):
     file = tmp_path_factory.mktemp("aot") / "aot.json"
     # A process of its own: here Triton may be in interpreter mode.
-    subprocess.run([sys.executable, "-m", "benchmarks.aot", "--json", file], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "benchmarks.aot", "--match", f"(?!N=)|{ATTENTION}", "--json", file]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads(file.read_text())
+
+
+@pytest.fixture
+def rows(all_rows):
+    return [row for row in all_rows if "attention" not in row["kernel"]]
+
+
+@pytest.fixture(params=["compiled", "committed"])
+def attention_rows(request, all_rows):
+    """The two shapes as they compile here, and the committed table of all."""
+    rows = all_rows if request.param == "compiled" else json.loads(TABLE.read_text())
+    return [row for row in rows if "attention" in row["kernel"]]
 
 
 def test_every_kernel_is_compiled_for_every_target(rows):
@@ -24,8 +43,24 @@ def test_every_kernel_is_compiled_for_every_target(rows):
     assert {(row["kernel"], row["target"]) for row in rows} == {(name, t) for name in names for t in SHARED_LIMIT}
 
 
-def test_nothing_spills_and_everything_fits(rows):
+def test_nothing_spills_and_everything_fits(all_rows, attention_rows):
+    rows = [*all_rows, *attention_rows]
     assert not [row for row in rows if row["spilled"] or row["shared"] > SHARED_LIMIT[row["target"]]]
+
+
+def test_attention_is_multiplied_by_the_tensor_cores_of_each_generation(attention_rows):
+    units = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+    halves = [row for row in attention_rows if "float32" not in row["case"]]
+    assert len(halves) >= 12 and all(units[row["target"]] in row["tensor_core"] for row in halves)
+    assert all(row["load"] == row["store"] == 16 for row in halves)
+    # float32 is multiplied as such, on no tensor core
+    assert not any(row["tensor_core"] for row in attention_rows if row not in halves)
+
+
+def test_the_decoders_heads_are_held_whole(attention_rows):
+    """The shape training spends most of its attention on: one softmax, scores formed once in the backward."""
+    kernels = {(r["target"], r["kernel"]) for r in attention_rows if r["case"] == "N=197 Dh=32 bfloat16"}
+    assert {(90, "_attention_fwd_kernel"), (90, "_attention_bwd_kernel")} <= kernels
 
 
 def test_streaming_kernels_move_16_bytes_at_a_time(rows):

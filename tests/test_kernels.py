@@ -7,7 +7,7 @@ from implementations import implementation
 from mae_fast import ops, reference
 
 pytest.importorskip("triton")
-from mae_fast_kernels import gather_patches, masked_mse, random_masking, unshuffle
+from mae_fast_kernels import attention, gather_patches, masked_mse, random_masking, unshuffle
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # the CPU is Triton's interpreter: tests/conftest.py
 MEAN, STD = reference.IMAGENET_MEAN, reference.IMAGENET_STD
@@ -101,3 +101,33 @@ def test_expanded_gradients_and_float64():
     loss = reference.masked_mse(x[:, 1:], imgs.detach(), ids[:, 3:], 2, MEAN, STD, True)
     for a, b in zip(fast, (loss, *torch.autograd.grad(loss + x.sum(), [imgs, token, pos])), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+# The last: a head itself beyond 32-bit offsets, which is copied.
+@pytest.mark.parametrize(
+    "strides", [(2**31 + 64, 96, 32, 16, 1), (2**9, 96, 2**31 + 32, 16, 1), (96, 2**30 + 16, 32, 16, 1)]
+)
+def test_heads_beyond_32_bits(strides):
+    qkv = far_apart((2, 3, 3, 2, 16), strides, torch.bfloat16)
+    qkv.copy_(torch.randn(2, 3, 3, 2, 16))
+    leaf, grad = qkv.clone().requires_grad_(), torch.randn(2, 3, 32, device=DEVICE, dtype=torch.bfloat16)
+    expected = reference.attention(leaf)
+    out, lse = attention.attention(qkv)
+    torch.testing.assert_close(out, expected.detach(), rtol=2**-7, atol=2**-7)
+    grad_qkv = attention.attention_backward(grad, qkv, out, lse)
+    assert grad_qkv.is_contiguous()
+    torch.testing.assert_close(grad_qkv, *torch.autograd.grad(expected, leaf, grad), rtol=2**-6, atol=2**-5)
+
+
+def test_heads_too_wide_are_refused_and_no_images_are_none():
+    with pytest.raises(ValueError, match="heads of at most 128"):
+        attention.attention(torch.empty(1, 3, 3, 1, 130, device=DEVICE))
+    out, lse = attention.attention(torch.empty(0, 5, 3, 2, 16, device=DEVICE))
+    assert out.shape == (0, 5, 32) and lse.shape == (0, 2, 5)
+    assert attention.attention_backward(out, torch.empty(0, 5, 3, 2, 16, device=DEVICE), out, lse).shape == (
+        0,
+        5,
+        3,
+        2,
+        16,
+    )

@@ -31,6 +31,8 @@ def assert_case_parity(case, dtype, name):
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_parity(case, dtype, name, poisoned):
+    if name == "triton" and case.op == "attention" and case.shape["N"] > 512:
+        pytest.skip("a minute in the interpreter, of nothing that 257 tokens do not show")
     assert_case_parity(case, dtype, name)
 
 

@@ -51,19 +51,21 @@ def _grad(ctx, grad, _):
 
 
 register_autograd("mae_fast::attention", _grad, setup_context=_setup)
-register("attention", _forward)
-register("attention_backward", _backward)
+register("attention", _forward, "attention")
+register("attention_backward", _backward, "attention")
 
 
 def attention(qkv: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(Dh)) v of every head: packed qkv (B, N, 3, H, Dh) -> (B, N, H*Dh).
 
-    qkv: float32, bfloat16 or float16, as a linear layer of 3*H*Dh outputs leaves it, N at least 1; float64 takes the
-    reference. Made for N up to 1024 and Dh of 16 to 128: a head's keys and values stay on the chip. The forward keeps
-    one number a row for the backward, the logsumexp of the scores, in float32. Source: Vaswani et al. 2017, eq. 1.
+    qkv: float32, bfloat16 or float16, as a linear layer of 3*H*Dh outputs leaves it, N at least 1. float64, and on CUDA
+    heads wider than 128, take the reference. Made for N up to 512 (CPU: 1024) and Dh of 16 to 128: a head's keys and
+    values stay on the chip, or walk by in blocks; longer sequences run too, but general kernels are made for them. The
+    forward keeps one number a row for the backward, the logsumexp of the scores, in float32. float32 is multiplied as
+    such on CUDA, unless torch.backends.cuda.matmul allows TF32. Source: Vaswani et al. 2017, eq. 1.
     """
     if qkv.dim() != 5 or qkv.shape[2] != 3 or not qkv.is_floating_point() or not qkv.shape[1]:
         raise ValueError(f"qkv: expected float (B, N, 3, H, Dh) with N at least 1; got {describe(qkv)}")
-    if qkv.dtype == torch.float64:
+    if qkv.dtype == torch.float64 or (qkv.is_cuda and qkv.shape[-1] > 128):
         return reference.attention(qkv)
     return torch.ops.mae_fast.attention(qkv)[0]
