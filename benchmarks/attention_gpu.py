@@ -187,8 +187,8 @@ def main(argv: list[str]) -> int:
             print(f"  {name} {why}")
         if options.keep:
             keep(torch.cuda.get_device_name(), rows)
-    if options.json:
-        options.json.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
+        if options.json:  # after each, in case it is stopped
+            options.json.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
     return 0
 
 

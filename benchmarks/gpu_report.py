@@ -43,6 +43,7 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
     peers = ["--official", str(official.resolve())] if official else []
     common = ["--device", device, "--out", str(out), *(["--quick"] if quick else [])]
     fewer = {  # compilations, which take longest of a toy run
+        "train": ["--sides", "as shipped,SDPA,ours"],
         "attention": ["--shapes", "2x2x17x16", "--rounds", "2", "--dtypes", "bf16"],
         "memory": ["--sides", "as shipped,ours bf16"],
         "curve": ["--steps", "5"],
