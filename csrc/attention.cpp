@@ -9,8 +9,8 @@
 // PyTorch exports: AMX, AVX-512 or AVX2, chosen by oneDNN on the machine it runs on. bfloat16 is multiplied as such
 // where the machine can; else, like float16, it is widened to float32 a head at a time.
 //
-// The backward keeps queries along the columns, S^T = K Q^T: then P^T and dS^T lie as dV and dK want them, and lse and d
-// are vectors along a row. d is summed as P o dP there, which is nearer than O in memory.
+// The backward keeps queries along the columns, S^T = K Q^T: then P^T and dS^T lie as dV and dK want them, and lse and
+// rowsum(P o dP) are vectors along a row. The latter equals rowsum(dO o O), but P and dP are in cache and O is not.
 
 #include "heads.h"
 #include "ops.h"
@@ -78,7 +78,7 @@ std::pair<float, float> softmax_row(float* scores, int64_t n, int64_t width, flo
   return {top, at::vec::vec_reduce_all<float>([](Float x, Float y) { return x + y; }, sum)};
 }
 
-// Keys along the rows, the queries of a block along the columns: p = exp(scale s - lse), ds = p (dp - delta), with delta
+// Keys along the rows, queries of a block along the columns: p = exp(scale s - lse), ds = p (dp - delta), with delta
 // the column sums of p dp. p is divided by its own sum, for lse was rounded. s is overwritten.
 template <typename T>
 void softmax_backward(float* s, const float* dp, const float* lse, int64_t keys, int64_t width, float scale, T* p_out,
