@@ -56,13 +56,19 @@ class Buffer {
   size_t capacity_ = 0;
 };
 
+// Rounding of a sum grows with its terms: a longer one is formed from sums of this many.
+constexpr int64_t kTerms = 64;
+
 template <typename T>
 void product(int64_t m, int64_t n, int64_t k, Rows<T> a, Rows<T> b, float* c, int64_t ld_c, bool add = false) {
   constexpr int64_t R = per_word<T>;
   check_extent("a", a.data, m, k, a.ld);
   check_extent("b", b.data, k / R, n * R, b.ld * R);
   check_extent("c", c, m, n, ld_c);
-  at::native::cpublas::brgemm(m, n, k, a.ld, b.ld, ld_c, add, a.data, b.data, c, R == 2);
+  const int64_t step = R == 1 ? kTerms : k;  // the rounding of bfloat16 is larger
+  for (int64_t i = 0; i < k; i += step)
+    at::native::cpublas::brgemm(m, n, std::min(step, k - i), a.ld, b.ld, ld_c, add || i, a.data + i, b.from(i).data, c,
+                                R == 2);
 }
 
 // (rows, columns) words -> (columns, rows) words.

@@ -24,12 +24,12 @@ def _fake(qkv):
 
 
 def _backward(grad, qkv, out, lse):
+    """Of neither out nor lse, which were rounded along the way: the probabilities are formed again."""
     q, k, v = qkv.float().permute(2, 0, 3, 1, 4)
     grad = grad.float().unflatten(2, (-1, q.shape[-1])).transpose(1, 2)
     scale = q.shape[-1] ** -0.5
-    probs = (q @ k.transpose(-2, -1) * scale - lse.unsqueeze(-1)).exp()
+    probs = (q @ k.transpose(-2, -1) * scale).softmax(-1)
     grad_probs = grad @ v.transpose(-2, -1)
-    # rowsum(dO o O) would do, but of an O that was rounded along the way
     grad_scores = probs * (grad_probs - (probs * grad_probs).sum(-1, keepdim=True)) * scale
     grads = grad_scores @ k, grad_scores.transpose(-2, -1) @ q, probs.transpose(-2, -1) @ grad
     return torch.stack(grads).permute(1, 3, 0, 2, 4).to(qkv.dtype).contiguous()
