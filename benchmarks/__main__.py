@@ -7,12 +7,12 @@
     mae-fast bench --model-only                                the roofline: no measurement, no GPU
 
 What is measured, a file each: ops.py, train.py (a whole step), data.py, memory.py, scaling.py (batch and ranks),
-waterfall.py (what each change brings), attention.py and attention_gpu.py, fp8_curve.py. Against what: limits.py (copy,
-matrix products, JPEG decoding), products.py and flops.py (those of a step), cost.py (least bytes of an op), roofline.py
-(datasheets), peers.py and official_shim.py (who else). How: options.py, timing.py (turns, clocks, noise),
-provenance.py, record.py (JSON and CSV), table.py, plots.py, readme.py. step_memory.py: what a step keeps, to the byte.
-aot.py: what the Triton kernels compile to, with no GPU. Nothing is timed before it has passed the parity rule
-(mae_fast.parity).
+waterfall.py (what each change brings), attention.py, fp8_curve.py. Against what: limits.py (copy, matrix products, JPEG
+decoding), products.py and flops.py (those of a step), cost.py (least bytes of an op), roofline.py (datasheets),
+peers.py and official_shim.py (who else). How: options.py, timing.py (turns, clocks, noise), provenance.py, record.py
+(JSON and CSV), table.py, plots.py, readme.py. step_memory.py: what a step keeps, to the byte. aot.py: what the Triton
+kernels compile to, with no GPU; tune_attention.py: what else they could be launched with, on one. Nothing is timed
+before it has passed the parity rule (mae_fast.parity).
 """
 
 import argparse
@@ -28,19 +28,14 @@ PARTS = {
     "memory": "peak memory of a step beside the peers, against what training must hold",
     "scaling": "our step at several batch sizes and on several processes",
     "waterfall": "from the plain reference to the fast step, one change a bar",
+    "attention": "attention alone, beside SDPA in all its kinds and xformers",
     "limits": "copy bandwidth, matrix rate at the model's shapes, JPEG decoding",
-}
-OWN_FLAGS = {
-    "attention": "attention alone, from 16 to 1024 tokens",
-    "attention-gpu": "attention alone beside cuDNN, flash, memory-efficient SDPA and xformers",
 }
 
 
 def main(argv: list[str]) -> int:
     if argv[:1] == ["--model-only"]:
         return import_module("benchmarks.roofline").main(argv[1:]) or 0
-    if argv and argv[0] in OWN_FLAGS:
-        return import_module(f"benchmarks.{argv[0].replace('-', '_')}").main(argv[1:])
     parser = argparse.ArgumentParser(
         prog="mae-fast bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,8 +44,6 @@ def main(argv: list[str]) -> int:
     for name, text in (PARTS | {"all": "ops, train, data, memory"}).items():
         parts[name] = commands.add_parser(name, help=text)
         shared.add_arguments(parts[name])
-    for name, text in OWN_FLAGS.items():
-        commands.add_parser(name, help=text, add_help=False)
     for name in ("gpu-report", "compare", "plots", "readme"):
         module = import_module(f"benchmarks.{name.replace('-', '_')}")
         command = commands.add_parser(name, help=module.__doc__.split("\n")[0], description=module.__doc__,

@@ -1,130 +1,167 @@
-"""Attention on packed qkv, forward and backward: the fused op beside SDPA, plain matrix products, and its own products.
+"""Attention alone, forward and backward: the fused op beside everything else that computes it.
 
-    python -m benchmarks.attention [--dtypes bf16,fp32] [--shapes 32x12x50x64,32x16x197x32,...] [--rounds 7]
-                                   [--device cpu] [--json FILE]
+    mae-fast bench attention [--shapes 32x12x50x64,...] [--dtypes bf16,fp32] [--rounds 11] [--keep]
 
-On a GPU this is benchmarks.attention_gpu, with its flags.
+A shape is images x heads x tokens x width of a head; the default ones are encoders and decoders of the shipped models,
+and on a CPU 16 to 1024 tokens. All sides start from the packed qkv of one linear layer and end at the gradient of it,
+so that the copies a side needs are its own; they take turns on the same fresh inputs. On CUDA a call is a replayed
+graph, so that Python is not measured. A side that cannot run a shape, or breaks the parity rule on one image of it, is
+named and not timed. The limit is that of ops.py: least traffic at a copy's speed, or its own matrix products alone.
 
-A shape is images x heads x tokens x width of a head. The default ones are an encoder's and a decoder's, then 16 to
-1024 tokens. All sides start from the packed qkv of one linear layer and end at the gradient of it, so that the copies a
-side needs are its own. They take turns; medians. On a CPU the process keeps freed memory, as training does. `x sdpa`
-and `x best` say how many times as long as ours SDPA and the better of the others take. A side that fails the parity
-rule of the tests is not timed.
+--keep writes what attention="auto" reads on this GPU (mae_fast/attention.json); commit it with the output.
 """
 
-import argparse
 import json
-import sys
 import time
-from importlib import import_module
-from itertools import pairwise
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
 
-from benchmarks.provenance import cpu_wait, provenance
+from benchmarks import cost, table
+from benchmarks.limits import copy_bandwidth
+from benchmarks.ops import PRODUCTS, alone, refusal
+from benchmarks.options import Options
+from benchmarks.timing import Clock, summary, take_turns, times_as_long
 from mae_fast import ops, reference
-from mae_fast.attention import sdpa
+from mae_fast.atomic import write_atomic
+from mae_fast.attention import MEASURED, sdpa, xformers
 from mae_fast.heap import keep_freed_memory
-from mae_fast.parity.cases import DTYPES
-from mae_fast.parity.ops import FLOOR as ROUNDING
-
-SIDES = {"fused": ops.attention, "sdpa": sdpa, "plain": reference.attention}
-MAE = ["32x12x50x64", "32x16x197x32"]
-SWEEP = [f"8x12x{N}x64" for N in (16, 32, 50, 65, 100, 128, 197, 257, 400, 512, 777, 1024)]
+from mae_fast.parity.cases import DTYPES, Case
 
 
-def forward_backward(attention, qkv: Tensor, grad: Tensor) -> tuple[list[Tensor], list[float]]:
-    """-> ([result, gradient of qkv], [seconds forward, seconds backward])."""
+def only(backend: SDPBackend) -> Callable[[Tensor], Tensor]:
+    """SDPA by one backend, or a RuntimeError: a measurement must not be of another."""
+
+    def attention(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    return attention
+
+
+TOKENS = 16, 32, 50, 65, 100, 128, 197, 257, 400, 512, 777, 1024
+SHAPES = {
+    "cpu": [(32, 12, 50, 64), (32, 16, 197, 32), *((8, 12, N, 64) for N in TOKENS)],
+    "cuda": [(256, 12, 50, 64), (256, 16, 50, 64), (256, 16, 65, 80), (256, 16, 197, 32), (128, 16, 257, 32),
+             (128, 12, 197, 64)],
+}  # fmt: skip
+SIDES = {  # on CUDA by their names in mae_fast.attention.CANDIDATES
+    "cpu": {"fused": ops.attention, "sdpa": sdpa, "plain": reference.attention},
+    "cuda": {
+        "fused": ops.attention,
+        "cudnn": only(SDPBackend.CUDNN_ATTENTION),
+        "flash": only(SDPBackend.FLASH_ATTENTION),
+        "efficient": only(SDPBackend.EFFICIENT_ATTENTION),
+        "xformers": xformers,
+    },
+}
+
+
+def forward_backward(attention: Callable, qkv: Tensor, grad: Tensor) -> Tensor:
+    """-> gradient of qkv."""
     leaf = qkv.detach().requires_grad_()
-    clock = [_now(qkv)]
-    out = attention(leaf)
-    clock.append(_now(qkv))
-    (grad_qkv,) = torch.autograd.grad(out, leaf, grad)
-    clock.append(_now(qkv))
-    return [out.detach(), grad_qkv], [b - a for a, b in pairwise(clock)]
+    return torch.autograd.grad(attention(leaf), leaf, grad)[0]
 
 
-def _now(x: Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def captured(step: Callable) -> Callable[[], None]:
+    """A CUDA graph of step(), warmed up on a side stream, as torch.cuda.graphs asks -> its replay."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    graph.replay()  # the first one uploads it
+    return graph.replay
 
 
-def failures(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> list[str]:
-    """Sides that break err <= 2 err(plain) + a rounding, held to float64, on one image of the shape."""
-    _, H, N, Dh = shape
-    qkv, grad = torch.randn(1, N, 3, H, Dh, device=device).to(dtype), torch.randn(1, N, H * Dh, device=device).to(dtype)
-    exact, _ = forward_backward(reference.attention, qkv.double(), grad.double())
-    plain, _ = forward_backward(reference.attention, qkv, grad)
-    failed = []
-    for name, attention in SIDES.items():
-        for x, p, e in zip(forward_backward(attention, qkv, grad)[0], plain, exact, strict=True):
-            error, allowed = ((y.double() - e).abs().max() for y in (x, p))
-            if error > 2 * allowed + ROUNDING[dtype] * e.abs().max():
-                failed.append(f"{name}: error {error:.2g}, plain {allowed:.2g}")
-    return failed
+def measure(shape: tuple[int, ...], dtype: torch.dtype, copy: float, options: Options, clock: Clock) -> list[dict]:
+    """A row a side. copy: bytes a second."""
+    device, (B, H, N, Dh) = options.device, shape
+    case, image = (Case("attention", dict(B=images, N=N, H=H, D=Dh)) for images in (B, 1))
+    wanted = {name: side for name, side in SIDES[device].items() if name == "fused" or options.wants(name)}
+    notes = {name: refusal(image, dtype, device, side) for name, side in wanted.items()}
+    capture = captured if device == "cuda" else lambda step: step
+
+    def draw() -> tuple[Tensor, Tensor]:
+        return tuple(torch.randn(B, N, *rest, device=device).to(dtype) for rest in ((3, H, Dh), (H * Dh,)))
+
+    calls = {name: lambda *drawn, side=side: capture(partial(forward_backward, side, *drawn))
+             for name, side in wanted.items() if not notes[name]}  # fmt: skip
+    products = capture(alone(case, dtype, device))
+    calls["products alone"] = lambda *_: products
+    seconds = take_turns(calls, draw, options.rounds_or(11), clock, warm_up=2, label=f"{B}x{H}x{N}x{Dh}").seconds
+
+    moved = sum(cost.of_case(case, direction, dtype) for direction in PRODUCTS)
+    limit = max(moved / copy, median(seconds["products alone"]) * sum(PRODUCTS.values()) / 6)
+    rows = []
+    for name in [*wanted, "products alone"]:
+        row = {"side": name, "note": notes.get(name, "")}
+        if name in seconds:
+            row |= {"seconds": seconds[name], **summary(seconds[name])}
+            if name in wanted:
+                row |= {"limit_s": limit, "of_limit": limit / row["median_s"]}
+            if "fused" in seconds:
+                row |= times_as_long(seconds[name], seconds["fused"])
+        rows.append(row)
+    return rows
 
 
-def measure(shape: tuple[int, ...], dtype: torch.dtype, device: str, rounds: int) -> dict:
-    B, H, N, Dh = shape
-    row = {"shape": "x".join(map(str, shape)), "dtype": str(dtype).removeprefix("torch.")}
-    if failed := failures(shape, dtype, device):
-        return row | {"note": f"fails parity, not timed: {'; '.join(failed)}"}
-    seconds = {name: [] for name in SIDES}
-    for turn in range(rounds + 2):
-        qkv = torch.randn(B, N, 3, H, Dh, device=device).to(dtype)
-        grad = torch.randn(B, N, H * Dh, device=device).to(dtype)
-        for name, attention in SIDES.items():
-            _, taken = forward_backward(attention, qkv, grad)
-            if turn > 1:  # two to warm up
-                seconds[name].append(sum(taken))
-    ms = {name: median(taken) * 1e3 for name, taken in seconds.items()}
-    # Two products forward, five backward: the scores are formed again.
-    flops = 7 * 2 * B * H * N * N * Dh
-    return row | {
-        **{f"{name} ms": value for name, value in ms.items()},
-        "x sdpa": ms["sdpa"] / ms["fused"],
-        "x best": min(ms["sdpa"], ms["plain"]) / ms["fused"],
-        "TFLOP/s": flops / ms["fused"] / 1e9,
-    }
+def keep(gpu: str, rows: list[dict], path: Path = MEASURED) -> None:
+    """Medians of the rows that have a time, in milliseconds, replace those of the same GPU, type and shape."""
+    measured = json.loads(path.read_text())
+    entries = {(entry["dtype"], entry["shape"]): entry for entry in measured.get(gpu, [])}
+    new = {}
+    for row in rows:
+        if "seconds" in row and row["side"] != "products alone":
+            _, _, tokens, head = map(int, row["shape"].split("x"))
+            dtype = str(DTYPES[row["dtype"]]).removeprefix("torch.")
+            entry = {"dtype": dtype, "tokens": tokens, "head": head, "shape": row["shape"], "ms": {}}
+            new.setdefault((dtype, row["shape"]), entry)["ms"][row["side"]] = row["median_s"] * 1e3
+    measured[gpu] = [*(entries | new).values()]
+    write_atomic(path, lambda file: file.write((json.dumps(measured, indent=1) + "\n").encode()))
 
 
-def main(argv: list[str]) -> int:
-    if torch.cuda.is_available() and "cpu" not in argv:
-        return import_module("benchmarks.attention_gpu").main(argv)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.split("\n")[0])
-    parser.add_argument("--dtypes", default="bf16,fp32")
-    parser.add_argument("--shapes", default=",".join(MAE + SWEEP))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cpu", choices=["cuda", "cpu"])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
-    options = parser.parse_args(argv)
-    if options.device == "cuda":
-        parser.error("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
-    shapes = [tuple(int(n) for n in shape.split("x")) for shape in options.shapes.split(",")]
+COLUMNS = {
+    "shape": lambda row: row["shape"],
+    "dtype": lambda row: row["dtype"],
+    "side": lambda row: row["side"],
+    "ms": table.ms,
+    "fused x": table.times,
+    "of limit": table.share,
+}
+
+
+def run(options: Options) -> int:
+    """ValueError for --keep on a CPU."""
+    if options.keep and options.device == "cpu":
+        raise ValueError('--keep: attention="auto" goes by measurements on a GPU only')
     if options.device == "cpu":
         keep_freed_memory()
-
-    facts = provenance(options.device, "benchmarks.attention", argv) | {
-        "ops": ops.backends()["attention"][options.device]
-    }
-    print("\n".join(f"{key}: {value}" for key, value in facts.items()))
-    rows, began, waited = [], time.perf_counter(), cpu_wait()
-    for dtype in options.dtypes.split(","):
-        for shape in shapes:
-            row = measure(shape, DTYPES[dtype], options.device, options.rounds)
-            rows.append(row)
-            print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{v:14}" for k, v in row.items()), flush=True)
-    if waited is not None:
-        facts["waiting"] = (cpu_wait() - waited) / (time.perf_counter() - began)
-        print(f"tasks of this machine waited for a core {facts['waiting']:.0%} of the time")
-    if options.json:
-        options.json.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
+    clock, record = Clock(options.device), options.record("attention")
+    copy = copy_bandwidth(clock)
+    record.facts["copy GB/s"] = copy / 1e9
+    shapes = options.shapes or ([(2, 2, 17, 16)] if options.quick else SHAPES[options.device])
+    for name, dtype in options.dtypes.items():
+        for shape in tqdm(shapes, unit=" shapes", leave=False):
+            identity = {"part": "attention", "shape": "x".join(map(str, shape)), "dtype": name}
+            if time.monotonic() > options.until:
+                rows = [{"side": "fused", "note": "not run: no time left"}]
+            else:
+                rows = measure(shape, dtype, copy, options, clock)
+            record.add([identity | row for row in rows])
+            if options.keep:
+                keep(torch.cuda.get_device_name(), record.rows)
+    print(f"copy {copy / 1e9:.1f} GB/s\n{table.screen(record.rows, COLUMNS)}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -44,7 +44,6 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
     common = ["--device", device, "--out", str(out), *(["--quick"] if quick else [])]
     fewer = {  # compilations, which take longest of a toy run
         "train": ["--sides", "as shipped,SDPA,ours"],
-        "attention": ["--shapes", "2x2x17x16", "--rounds", "2", "--dtypes", "bf16"],
         "memory": ["--sides", "as shipped,ours bf16"],
         "curve": ["--steps", "5"],
         "scaling": ["--batch", "2,4"],
@@ -62,7 +61,7 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
 
     return [
         other("parity", 2, "parity", "--preset", first),
-        other("attention", 2, "bench", "attention"),  # before training: it decides which attention that takes
+        bench("attention", 2),  # before training: it decides which attention that takes
         bench("limits", 0.5, first),
         bench("train", 3, first, *peers),
         bench("ops", 1.5, first),

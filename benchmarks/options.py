@@ -1,6 +1,7 @@
 """What a measurement was asked for: the flags that all parts share."""
 
 import argparse
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ class Options:
     images: Path | None
     sides: list[str]  # empty: all
     ranks: list[int]
+    shapes: list[tuple[int, ...]]  # of attention; empty: a default for each device
+    keep: bool
     out: Path
     quick: bool
     until: float  # time.monotonic() after which nothing new is begun
@@ -68,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", type=Path, metavar="DIR", help="pictures for data (default: a sample is written)")
     add("--sides", default="", help="only sides with one of these words in their names, with commas")
     add("--ranks", default="1,2", help="numbers of processes for scaling, with commas")
+    add(
+        "--shapes",
+        default="",
+        help="of attention: images x heads x tokens x width of a head, as 32x12x50x64, with commas",
+    )
+    add("--keep", action="store_true", help='of attention: write what attention="auto" reads on this GPU')
     add("--out", type=Path, metavar="DIR", help="where results go (default: benchmarks/results/<hardware>)")
     add("--seconds", type=float, default=float("inf"), help="begin nothing new after so long")
     add("--quick", action="store_true", help="a toy size and few rounds: shows that it runs, measures nothing")
@@ -87,11 +96,14 @@ def parse(parser: argparse.ArgumentParser, args: argparse.Namespace, argv: list[
         parser.error(f"no {error.args[0]}; presets are {', '.join(SIZES)}, dtypes {', '.join(DTYPES)}")
     except ValueError as error:
         parser.error(f"--batch, --ranks: expected whole numbers with commas ({error})")
+    if args.shapes and not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}(,[1-9]\d*(x[1-9]\d*){3})*", args.shapes):
+        parser.error(f"--shapes: expected four numbers a shape, as 32x12x50x64,8x12x197x64; got {args.shapes}")
+    shapes = [tuple(int(n) for n in shape.split("x")) for shape in args.shapes.split(",") if shape]
     if any(n < 1 for n in [*batches, *ranks, 1 if args.rounds is None else args.rounds]):
         parser.error("--batch, --ranks, --rounds: expected at least 1")
     folder = hardware(args.device) + ("-quick" if args.quick else "")
     return Options(
         argv, args.device, presets, dtypes, batches, args.rounds, args.official, args.images,
-        [word for word in args.sides.split(",") if word], ranks, args.out or RESULTS / folder, args.quick,
-        time.monotonic() + args.seconds,
+        [word for word in args.sides.split(",") if word], ranks, shapes, args.keep, args.out or RESULTS / folder,
+        args.quick, time.monotonic() + args.seconds,
     )  # fmt: skip

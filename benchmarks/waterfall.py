@@ -5,7 +5,8 @@
 Each bar keeps the changes of the bars before it. All bars share one set of weights and take turns, a step each a round,
 on the same fresh random images; before that each one's loss and gradients must pass the parity rule at its own
 precision (mae_fast.parity.model), and one that fails is named and not timed. `x before`: how many times as fast as the
-bar before it that was timed, `x first`: as the first one; medians over the rounds.
+bar before it that was timed, `x first`: as the first one; medians over the rounds. The limit, and the last row: the
+matrix products of the step alone (benchmarks.products), in turn with the bars.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks import table
+from benchmarks import flops, products, table
 from benchmarks.options import Options
 from benchmarks.record import reason
 from benchmarks.timing import Clock, summary, take_turns
@@ -59,6 +60,7 @@ CHANGES = [
     ("torch.compile", {"compiled": True}),
 ]
 CUDA_CHANGES = [("CUDA graphs", {"cuda_graphs": True})]
+ALONE = Bar("products alone", narrow=True)
 
 # What the model calls, in naive PyTorch.
 PLAIN = {name: getattr(reference, name) for name in ops.backends() if hasattr(reference, name) and name != "attention"}
@@ -141,18 +143,21 @@ def measure(name: str, preset: Preset, batch: int, options: Options) -> list[dic
         gc.collect()
         sides = {bar: lambda imgs, bar=bar, step=step: partial(call, bar, step, imgs, LR)
                  for bar, step in steps.items() if not notes[bar]}  # fmt: skip
+        run_alone = products.run_alone(flops.products(preset, batch, img_size=size), device, dtype)
+        sides[ALONE] = lambda imgs: run_alone
         turns = take_turns(
             sides, draw, options.rounds_or(7), Clock(device), warm_up=3 if device == "cuda" else 1,
             until=options.until, label=name,
         )  # fmt: skip
+    limit = median(turns.seconds[ALONE])
     rows, timed = [], []
-    for bar in steps:
-        row = {"part": "waterfall", "preset": name, "batch": batch, "side": bar.name, "note": notes[bar]}
+    for bar in [*steps, ALONE]:
+        row = {"part": "waterfall", "preset": name, "batch": batch, "side": bar.name, "note": notes.get(bar, "")}
         row["dtype"] = dtype_name if bar.narrow else "fp32"
         if bar in sides:
             timed.append(turns.seconds[bar])
             row |= {"seconds": timed[-1], **summary(timed[-1])}
-            row["images_per_s"] = batch / row["median_s"]
+            row |= {"images_per_s": batch / row["median_s"], "limit_s": limit, "of_limit": limit / row["median_s"]}
             row["x_before"], row["x_first"] = (
                 median(a / b for a, b in zip(other, timed[-1], strict=True)) for other in (timed[-2:][0], timed[0])
             )
@@ -167,6 +172,7 @@ COLUMNS = {
     "ms a step": table.ms,
     "x before": lambda row: f"{row['x_before']:.2f}",
     "x first": lambda row: f"{row['x_first']:.2f}",
+    "of limit": table.share,
 }
 
 

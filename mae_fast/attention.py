@@ -1,7 +1,7 @@
 """Who computes softmax(q k^T / sqrt(Dh)) v in the model: each takes packed qkv (B, N, 3, H, Dh), gives (B, N, H*Dh).
 
 `auto` on a GPU is what measured fastest there: attention.json holds, by name of the GPU, milliseconds of a forward and
-backward, which `python -m benchmarks.attention_gpu --keep` fills in. A GPU without measurements gets SDPA.
+backward, which `mae-fast bench attention --keep` fills in. A GPU without measurements gets SDPA.
 """
 
 import json
@@ -74,7 +74,7 @@ def _choices_of(gpu: str, dtype: torch.dtype, head: int) -> tuple[tuple[int, str
 
 _CPU_KERNEL = ops.backends()["attention"]["cpu"] != "reference"
 ATTENTION = {"auto": auto, "fused": ops.attention, "sdpa": sdpa, "xformers": xformers, "reference": reference.attention}
-# By their names in benchmarks.attention_gpu, whose table auto reads.
+# By their names in benchmarks/attention.py, whose table auto reads.
 CANDIDATES = {
     "fused": ops.attention,
     "sdpa": sdpa,

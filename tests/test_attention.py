@@ -6,8 +6,10 @@ import logging
 import pytest
 import torch
 
-from benchmarks import attention_gpu
+from benchmarks import attention as bench
+from benchmarks import record
 from mae_fast import attention, reference
+from mae_fast.cli import main
 
 BF16 = torch.bfloat16
 
@@ -55,31 +57,36 @@ def test_auto_compiles_to_one_graph(measured):
         torch.testing.assert_close(compiled(qkv), reference.attention(qkv))
 
 
-def test_the_gpu_benchmark_times_what_is_right_and_keeps_it(measured, monkeypatch):
-    """On the CPU, with clocks that are told what to say."""
-
+def test_the_benchmark_times_what_is_right(tmp_path, monkeypatch):
     def unable(qkv):
         raise RuntimeError("No available kernel. Aborting execution.")
 
     sides = {"fused": reference.attention, "flash": unable, "cudnn": lambda qkv: reference.attention(qkv) * 1.1}
     sides["efficient"] = lambda qkv: reference.attention(qkv) * 1
-    monkeypatch.setattr(attention_gpu, "SIDES", sides)
-    ran = []
+    monkeypatch.setitem(bench.SIDES, "cpu", sides)
+    flags = ["--device", "cpu", "--shapes", "2x3x5x8,1x1x7x16", "--dtypes", "fp32", "--rounds", "3"]
+    assert main(["bench", "attention", *flags, "--out", str(tmp_path)]) == 0
+    rows = record.read(tmp_path / "attention.json")["rows"]
+    assert [row["side"] for row in rows] == [*sides, "products alone"] * 2
+    fused, flash, cudnn, efficient, products = rows[:5]
+    assert flash["note"] == "not run: RuntimeError: No available kernel. Aborting execution."
+    assert cudnn["note"].startswith("fails parity, not timed: output 0") and "seconds" not in cudnn
+    for row in (fused, efficient):
+        assert len(row["seconds"]) == 3 and row["of_limit"] == pytest.approx(row["limit_s"] / row["median_s"])
+    assert fused["x_ours"] == 1 and products["median_s"] > 0
+    with pytest.raises(SystemExit):
+        main(["bench", "attention", "--device", "cpu", "--shapes", "2x3x5"])
+    assert main(["bench", "attention", *flags, "--keep"]) == 1
 
-    def clock(run):
-        run()
-        return float(len(ran))
 
-    def capture(step):
-        return lambda: ran.append(step())
-
-    r = attention_gpu.measure((2, 3, 5, 8), torch.float32, 3, "cpu", capture, clock)
-    assert r["ms"] == {"fused": 5.0, "efficient": 6.0}  # medians of the turns after the first: 3 5 7 and 4 6 8
-    assert r["left out"]["flash"].startswith("cannot: No available kernel") and "parity" in r["left out"]["cudnn"]
-    assert all(grad.shape == (2, 5, 3, 3, 8) and grad.any() for (grad,) in ran)
-
-    for ms in (2.0, 4.0):  # measured again: the newer row replaces the older
-        attention_gpu.keep("NVIDIA X", [r | {"ms": {"fused": ms, "cudnn": 3.0}}], measured)
-    attention_gpu.keep("NVIDIA Y", [r | {"ms": {}}], measured)
+def test_what_is_measured_again_replaces_what_was(measured):
+    names = {"dtype": "fp32", "shape": "2x3x5x8"}
+    left_out = names | {"side": "flash", "note": "not run"}
+    alone = names | {"side": "products alone", "seconds": [0.0], "median_s": 0.0}
+    for ms in (2.0, 4.0):
+        times = {"fused": ms / 1e3, "cudnn": 3e-3}
+        rows = [names | {"side": side, "seconds": [s], "median_s": s} for side, s in times.items()]
+        bench.keep("NVIDIA X", [*rows, left_out, alone], measured)
+    bench.keep("NVIDIA Y", [left_out], measured)
     assert attention._choices_of("NVIDIA X", torch.float32, 8) == ((5, "cudnn"),)
     assert attention._choices_of("NVIDIA Y", torch.float32, 8) == ()

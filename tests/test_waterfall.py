@@ -63,11 +63,12 @@ def test_bars_run_what_they_say(tmp_path, monkeypatch, eager):
 
 def test_a_row_a_bar_and_a_picture(tmp_path):
     rows = run(tmp_path)
-    assert list(rows) == NAMES and [row["dtype"] for row in rows.values()] == ["fp32"] + ["bf16"] * 6
+    assert list(rows) == [*NAMES, "products alone"]
+    assert [row["dtype"] for row in rows.values()] == ["fp32"] + ["bf16"] * 7
     for row in rows.values():
-        assert (
-            not row["note"] and len(row["seconds"]) == 2 and row["images_per_s"] == pytest.approx(4 / row["median_s"])
-        )
+        assert not row["note"] and len(row["seconds"]) == 2
+        assert row["images_per_s"] == pytest.approx(4 / row["median_s"])
+        assert row["of_limit"] == pytest.approx(rows["products alone"]["median_s"] / row["median_s"])
     assert rows[NAMES[0]]["x_first"] == rows[NAMES[0]]["x_before"] == 1
     assert [file.name for file in plots.draw_all(tmp_path)] == ["waterfall.svg"]
 
