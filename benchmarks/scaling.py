@@ -60,7 +60,7 @@ def _rank(rank: int, ranks: int, port: int, threads: int, arguments: tuple, queu
     seconds = steps(*arguments)
     if rank == 0:
         queue.put(seconds)
-    dist.destroy_process_group()
+    distributed.shutdown()
 
 
 def on_ranks(ranks: int, *arguments) -> list[list[float]]:

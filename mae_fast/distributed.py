@@ -41,8 +41,18 @@ def init(device_type: str, dist_url: str = "env://", dist_on_itp: bool = False, 
     return world
 
 
+_left: dist.ProcessGroup | None = None
+
+
 def shutdown() -> None:
+    """Leave the process group, but keep its handle.
+
+    DistributedDataParallel may outlive it, and must not be the last to let go: it would wait for gloo's thread with
+    Python's lock held, while that thread may wait for the lock to free a finished barrier (PyTorch 2.13).
+    """
+    global _left
     if dist.is_initialized():
+        _left = dist.group.WORLD
         dist.destroy_process_group()
 
 
