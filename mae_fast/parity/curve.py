@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -149,8 +150,8 @@ def draw(curves: dict[str, list[float]], title: str, file: str | Path) -> None:
     (name_a, a), (name_b, b) = curves.items()
     above.plot(a, color="tab:gray", linewidth=3, label=name_a)
     above.plot(b, color="tab:blue", linewidth=1, label=name_b)
-    above.set(ylabel="loss", title=title)
-    above.title.set_fontsize("small")
+    above.set(ylabel="loss")
+    figure.suptitle(textwrap.fill(title, 90), fontsize="small")
     above.legend()
     below.plot([(y - x) / abs(x) if x else math.nan for x, y in zip(a, b, strict=True)], color="tab:red", linewidth=1)
     below.set(xlabel="point", ylabel="relative difference")
