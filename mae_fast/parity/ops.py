@@ -56,18 +56,9 @@ def check(case: Case, dtype: torch.dtype, device: str = "cpu", function: Callabl
     draw = partial(_draw, case, dtype, device, function or getattr(ops, case.op))
     triples = draw()
     size = sum(exact.numel() for _, _, exact in triples.values())
-    triples = _more(draw, triples, min(15, 4096 // max(1, size)))
-    return _judge(case, dtype, triples)
-
-
-def _more(draw: Callable, triples: dict, draws: int) -> dict:
-    for _ in range(draws):
+    for _ in range(min(15, 4096 // max(1, size))):
         fresh = draw()
         triples = {name: tuple(map(_beside, triple, fresh[name])) for name, triple in triples.items()}
-    return triples
-
-
-def _judge(case: Case, dtype: torch.dtype, triples: dict) -> list[Row]:
     name = str(dtype).removeprefix("torch.")
     return [Row(str(case), name, result, *_errors(case.op, *triple)) for result, triple in triples.items()]
 
