@@ -70,7 +70,7 @@ def test_the_benchmark_times_what_is_right(tmp_path, monkeypatch):
     assert [row["side"] for row in rows] == [*sides, "products alone"] * 2
     fused, flash, cudnn, efficient, products = rows[:5]
     assert flash["note"] == "not run: RuntimeError: No available kernel. Aborting execution."
-    assert cudnn["note"].startswith("fails parity, not timed: output 0") and "seconds" not in cudnn
+    assert cudnn["note"].startswith("fails parity, not timed: ") and "seconds" not in cudnn
     for row in (fused, efficient):
         assert len(row["seconds"]) == 3 and row["of_limit"] == pytest.approx(row["limit_s"] / row["median_s"])
     assert fused["x_ours"] == 1 and products["median_s"] > 0
