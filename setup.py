@@ -52,9 +52,9 @@ else:
             "_C_avx512": ("AVX512", avx512),
             "_C_avx512_bf16": ("AVX512", [*avx512, "-mavx512bf16"]),  # rounds to bfloat16 in one instruction, not nine
         }
-    # GCC and Clang; at::parallel_for is serial without -fopenmp.
+    # GCC and Clang; at::parallel_for is serial without -fopenmp. PyTorch 2.11 would ask for C++17.
     # No strict aliasing: attention moves two bfloat16 as one float.
-    flags = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-strict-aliasing"]
+    flags = ["-std=c++20", "-O3", "-fopenmp", "-fno-math-errno", "-fno-strict-aliasing"]
     flags += ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi", "-Wno-uninitialized"]  # the last: GCC 12's own headers
     if "CFLAGS" not in os.environ:
         flags.append("-g0")  # Python's own -g takes a quarter of the time and 14 MB a build
