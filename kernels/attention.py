@@ -35,6 +35,7 @@ def _attention_fwd_kernel(
 ):  # fmt: skip
     b, h = (tl.program_id(0) // H).to(tl.int64), (tl.program_id(0) % H).to(tl.int64)
     qkv += b * stride_b + h * stride_h
+    v_head = qkv + stride_t + stride_t  # not 2 * stride_t, which 32 bits may not hold
     out += (b * N * H + h) * D
     lse += (b * H + h) * N
     TILES: tl.constexpr = len(KEYS)
@@ -42,7 +43,7 @@ def _attention_fwd_kernel(
     v = ()
     for i in tl.static_range(TILES):
         k += (load_rows(qkv + stride_t, KEYS[i][0], stride_n, stride_d, N, D, KEYS[i][1], BLOCK_D, i + 1 < TILES),)
-        v += (load_rows(qkv + 2 * stride_t, KEYS[i][0], stride_n, stride_d, N, D, KEYS[i][1], BLOCK_D, i + 1 < TILES),)
+        v += (load_rows(v_head, KEYS[i][0], stride_n, stride_d, N, D, KEYS[i][1], BLOCK_D, i + 1 < TILES),)
 
     for first in range(0, N, ROWS):
         q = load_rows(qkv, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
@@ -74,6 +75,7 @@ def _attention_bwd_kernel(
 ):  # fmt: skip
     b, h = (tl.program_id(0) // H).to(tl.int64), (tl.program_id(0) % H).to(tl.int64)
     qkv += b * stride_b + h * stride_h
+    v_head = qkv + stride_t + stride_t  # not 2 * stride_t, which 32 bits may not hold
     grad += b * stride_gb + h * D * stride_gd
     out += (b * N * H + h) * D
     grad_qkv += (b * N * 3 * H + h) * D
@@ -98,7 +100,7 @@ def _attention_bwd_kernel(
     # Keys along the rows: P^T and dS^T leave the tensor cores as they go in again, only dQ turns dS round.
     for first in range(0, N, ROWS):
         k = load_rows(qkv + stride_t, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
-        v = load_rows(qkv + 2 * stride_t, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
+        v = load_rows(v_head, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
         dk = tl.zeros([ROWS, BLOCK_D], tl.float32)
         dv = tl.zeros([ROWS, BLOCK_D], tl.float32)
         key = first + tl.arange(0, ROWS)

@@ -39,6 +39,7 @@ def _attention_long_fwd_kernel(
     first = tl.program_id(0) % tl.cdiv(N, ROWS) * ROWS
     b, h = (head // H).to(tl.int64), (head % H).to(tl.int64)
     qkv += b * stride_b + h * stride_h
+    v_head = qkv + stride_t + stride_t  # not 2 * stride_t, which 32 bits may not hold
     out += (b * N * H + h) * D
     lse += (b * H + h) * N
     q = load_rows(qkv, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
@@ -47,7 +48,7 @@ def _attention_long_fwd_kernel(
     acc = tl.zeros([ROWS, BLOCK_D], tl.float32)
     for key in range(0, N, COLS):
         k = load_rows(qkv + stride_t, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
-        v = load_rows(qkv + 2 * stride_t, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
+        v = load_rows(v_head, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2_E)
         s = tl.where((key + tl.arange(0, COLS) < N)[None, :], s, float("-inf"))
         new_top = tl.maximum(top, tl.max(s, 1))
@@ -70,6 +71,7 @@ def _attention_long_bwd_kernel(
 ):  # fmt: skip
     b, h = (tl.program_id(0) // H).to(tl.int64), (tl.program_id(0) % H).to(tl.int64)
     qkv += b * stride_b + h * stride_h
+    v_head = qkv + stride_t + stride_t  # not 2 * stride_t, which 32 bits may not hold
     grad += b * stride_gb + h * D * stride_gd
     out += (b * N * H + h) * D
     grad_qkv += (b * N * 3 * H + h) * D
@@ -86,7 +88,7 @@ def _attention_long_bwd_kernel(
         dq = tl.zeros([ROWS, BLOCK_D], tl.float32)
         for key in range(0, N, COLS):
             k = load_rows(qkv + stride_t, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
-            v = load_rows(qkv + 2 * stride_t, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
+            v = load_rows(v_head, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
             s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             p = tl.exp2(s * (scale * LOG2_E) - lse_n[:, None])
             p = tl.where((key + tl.arange(0, COLS) < N)[None, :], p, 0)  # it may be infinite there
@@ -97,7 +99,7 @@ def _attention_long_bwd_kernel(
 
     for first in range(0, N, ROWS):
         k = load_rows(qkv + stride_t, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
-        v = load_rows(qkv + 2 * stride_t, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
+        v = load_rows(v_head, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
         dk = tl.zeros([ROWS, BLOCK_D], tl.float32)
         dv = tl.zeros([ROWS, BLOCK_D], tl.float32)
         for query in range(0, N, COLS):

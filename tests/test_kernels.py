@@ -103,14 +103,21 @@ def test_expanded_gradients_and_float64():
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-# The last: a head itself beyond 32-bit offsets, which is copied.
+# The third: values beyond 32 bits, keys within them. The last: a head itself beyond 32-bit offsets, which is copied.
 @pytest.mark.parametrize(
-    "strides", [(2**31 + 64, 96, 32, 16, 1), (2**9, 96, 2**31 + 32, 16, 1), (96, 2**30 + 16, 32, 16, 1)]
+    "strides",
+    [
+        (2**31 + 64, 96, 32, 16, 1),
+        (2**9, 96, 2**31 + 32, 16, 1),
+        (2**9, 96, 2**30 + 32, 16, 1),
+        (96, 2**30 + 16, 32, 16, 1),
+    ],
 )
-def test_heads_beyond_32_bits(strides):
-    qkv = far_apart((2, 3, 3, 2, 16), strides, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["whole", "long"])
+def test_heads_beyond_32_bits(strides, dtype):
+    qkv = far_apart((2, 3, 3, 2, 16), strides, dtype)
     qkv.copy_(torch.randn(2, 3, 3, 2, 16))
-    leaf, grad = qkv.clone().requires_grad_(), torch.randn(2, 3, 32, device=DEVICE, dtype=torch.bfloat16)
+    leaf, grad = qkv.clone().requires_grad_(), torch.randn(2, 3, 32, device=DEVICE, dtype=dtype)
     expected = reference.attention(leaf)
     out, lse = attention.attention(qkv)
     torch.testing.assert_close(out, expected.detach(), rtol=2**-7, atol=2**-7)
