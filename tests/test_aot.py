@@ -73,3 +73,12 @@ def test_streaming_kernels_move_16_bytes_at_a_time(rows):
         ("_gather_patches_fwd_kernel", "p=16 float32 NCHW"),
         ("_gather_patches_bwd_kernel", "p=16 bfloat16"),
     }
+
+
+def test_a_gpu_without_wgmma_or_tensor_memory_spills_nothing(tmp_path):
+    """12.0 comes after 9.0 and multiplies as 8.0 does, with 99 KiB of shared memory a program: the decoder's heads."""
+    file = tmp_path / "aot.json"
+    command = [sys.executable, "-m", "benchmarks.aot", "--targets", "120", "--match", "N=197 Dh=32 b|N=257 Dh=32 b"]
+    subprocess.run([*command, "--json", file], check=True, stdout=subprocess.DEVNULL)
+    rows = json.loads(file.read_text())
+    assert len(rows) == 4 and not [row for row in rows if row["spilled"] or row["shared"] > 99 * 1024]
