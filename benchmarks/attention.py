@@ -5,7 +5,7 @@
 A shape is images x heads x tokens x width of a head; the default ones are encoders and decoders of the shipped models,
 and on a CPU 16 to 1024 tokens. All sides start from the packed qkv of one linear layer and end at the gradient of it,
 so that the copies a side needs are its own; they take turns on the same fresh inputs. On CUDA a call is a replayed
-graph, so that Python is not measured. A side that cannot run a shape, or breaks the parity rule on one image of it, is
+graph, so that Python is not measured. A side that cannot run or be captured, or breaks the parity rule on one image, is
 named and not timed. The limit is that of ops.py: least traffic at a copy's speed, or its own matrix products alone.
 
 --keep writes what attention="auto" reads on this GPU (mae_fast/attention.json); commit it with the output.
@@ -28,6 +28,7 @@ from benchmarks import cost, table
 from benchmarks.limits import copy_bandwidth
 from benchmarks.ops import PRODUCTS, alone, refusal
 from benchmarks.options import Options
+from benchmarks.record import reason
 from benchmarks.timing import Clock, summary, take_turns, times_as_long
 from mae_fast import ops, reference
 from mae_fast.atomic import write_atomic
@@ -83,7 +84,20 @@ def captured(step: Callable) -> Callable[[], None]:
     with torch.cuda.graph(graph):
         step()
     graph.replay()  # the first one uploads it
-    return graph.replay
+
+    def replay(reads: Callable = step) -> None:  # a graph has addresses alone: the tensors at them live as long as it
+        graph.replay()
+
+    return replay
+
+
+def unable(step: Callable, capture: Callable) -> str:
+    """Why what is right on one image cannot be timed on a batch; empty where it can."""
+    try:
+        capture(step)()
+    except Exception as error:  # out of memory, or what a graph may not hold
+        return f"not run: {reason(error)}"
+    return ""
 
 
 def measure(shape: tuple[int, ...], dtype: torch.dtype, copy: float, options: Options, clock: Clock) -> list[dict]:
@@ -91,12 +105,13 @@ def measure(shape: tuple[int, ...], dtype: torch.dtype, copy: float, options: Op
     device, (B, H, N, Dh) = options.device, shape
     case, image = (Case("attention", dict(B=images, N=N, H=H, D=Dh)) for images in (B, 1))
     wanted = {name: side for name, side in SIDES[device].items() if name == "fused" or options.wants(name)}
-    notes = {name: refusal(image, dtype, device, side) for name, side in wanted.items()}
     capture = captured if device == "cuda" else lambda step: step
 
     def draw() -> tuple[Tensor, Tensor]:
         return tuple(torch.randn(B, N, *rest, device=device).to(dtype) for rest in ((3, H, Dh), (H * Dh,)))
 
+    notes = {name: refusal(image, dtype, device, side) or unable(partial(forward_backward, side, *draw()), capture)
+             for name, side in wanted.items()}  # fmt: skip
     calls = {name: lambda *drawn, side=side: capture(partial(forward_backward, side, *drawn))
              for name, side in wanted.items() if not notes[name]}  # fmt: skip
     products = capture(alone(case, dtype, device))

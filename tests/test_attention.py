@@ -1,7 +1,10 @@
 """Who computes attention: what a table of measurements makes `auto` choose, and the benchmark that fills it."""
 
+import contextlib
 import json
 import logging
+import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -77,6 +80,44 @@ def test_the_benchmark_times_what_is_right(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         main(["bench", "attention", "--device", "cpu", "--shapes", "2x3x5"])
     assert main(["bench", "attention", *flags, "--keep"]) == 1
+
+
+class OnCpu:
+    """Stands in for streams and graphs; a graph remembers that it was replayed."""
+
+    replays = 0
+
+    def __init__(self, *_):
+        pass
+
+    def wait_stream(self, other):
+        pass
+
+    def replay(self):
+        OnCpu.replays += 1
+
+
+def test_a_captured_graph_keeps_what_it_reads(monkeypatch):
+    for name in ("Stream", "current_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, OnCpu)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, contextlib.nullcontext)
+    qkv, grad = torch.randn(1, 3, 3, 2, 8), torch.randn(1, 3, 16)
+    read = weakref.ref(qkv)
+    replay = bench.captured(partial(bench.forward_backward, reference.attention, qkv, grad))
+    del qkv
+    replay()
+    assert OnCpu.replays == 2 and read() is not None
+    del replay
+    assert read() is None
+
+
+def test_what_cannot_be_captured_is_named():
+    def capture(step):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    assert bench.unable(lambda: None, lambda step: step) == ""
+    assert bench.unable(lambda: None, capture).startswith("not run: RuntimeError: operation not permitted")
 
 
 def test_what_is_measured_again_replaces_what_was(measured):
