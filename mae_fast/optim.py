@@ -31,9 +31,9 @@ def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """load_state_dict that keeps the fused kernels, also from a checkpoint written without them."""
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        group["fused"], group["foreach"] = True, None
+    # Said before it is loaded: by it PyTorch decides whether the counts of steps go to the device, for fused kernels.
+    groups = [group | {"fused": True, "foreach": None} for group in state["param_groups"]]
+    optimizer.load_state_dict(state | {"param_groups": groups})
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

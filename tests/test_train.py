@@ -21,7 +21,7 @@ from mae_fast import pretrain_args
 from mae_fast.checkpoint import CheckpointError, load_file, load_pretrained
 from mae_fast.cli import main
 from mae_fast.interrupt import Interrupted
-from mae_fast.optim import _plateaus, lr_at
+from mae_fast.optim import _plateaus, load_optimizer, lr_at
 from mae_fast.resume import Position
 from mae_fast.step import TrainingStep
 from mae_fast.train import Diverged, pretrain
@@ -267,6 +267,22 @@ def test_resumes_an_official_checkpoint(photos, whole_run, tmp_path):
     assert main(["convert", str(whole_run[0] / "checkpoint-0.pth"), str(converted), "--to=official"]) == 0
     run(photos, tmp_path / "p", f"--resume={converted}")
     assert log(tmp_path / "p") == log(tmp_path / "o")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_an_unfused_optimizer_comes_back_where_fused_kernels_read_it(old):
+    """They want the counts of steps on the device of the weights, the others on the CPU; old PyTorch kept numbers."""
+    plain, model = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta")
+    written = torch.optim.AdamW(plain.parameters())
+    plain(torch.ones(1, 2)).sum().backward()
+    written.step()
+    state = written.state_dict()
+    if old:
+        state["state"] = {i: entry | {"step": int(entry["step"])} for i, entry in state["state"].items()}
+    optimizer = torch.optim.AdamW(model.parameters())
+    load_optimizer(optimizer, state)
+    assert all(x.is_meta for entry in optimizer.state.values() for x in entry.values())
+    assert all(group["fused"] and group["foreach"] is None for group in optimizer.param_groups)
 
 
 def test_init_from_starts_anew_with_given_weights(photos, whole_run, tmp_path):
