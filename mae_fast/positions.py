@@ -17,7 +17,8 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> Tensor:
     y, x = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     angles = [np.outer(axis, frequency) for axis in (x, y)]
     table = np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
-    return torch.from_numpy(np.vstack([np.zeros(dim), table])).float().unsqueeze(0)
+    table = np.vstack([np.zeros(dim), table])
+    return torch.tensor(table, dtype=torch.float32).unsqueeze(0)  # on the device of a `with torch.device(...)`
 
 
 def resize(pos_embed: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:

@@ -225,6 +225,7 @@ def test_presets_have_the_published_sizes(name, millions):
     with torch.device("meta"), warnings.catch_warnings():
         model = getattr(mae_fast, constructor)(norm_pix_loss=True)
         assert getattr(mae_fast, f"{constructor}_dec512d8b")().norm_pix_loss is False
+    assert all(p.is_meta for p in model.parameters())  # all of it on the device that was asked for
     encoder = [p for n, p in model.named_parameters() if not layouts.is_decoder_key(n)]
     assert sum(p.numel() for p in encoder) / 1e6 == pytest.approx(millions, rel=0.02)
     assert len(model.decoder_blocks) == 8 and model.decoder_embed.out_features == 512
