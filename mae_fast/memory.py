@@ -131,7 +131,8 @@ def choose_batch_size(
             trials += 1
             return _fits(model, size, dtype, mask_ratio, held)
 
-        batch = search(fits, batch, limit)
+        # One image first: for their handles and kernels libraries ask the device itself, and not when it is full.
+        batch = search(fits, batch, limit) if fits(1) else 0
     batch = min(distributed.gather(batch))
     if batch < 1:
         raise ValueError(
@@ -169,6 +170,10 @@ def _fits(model: nn.Module, batch: int, dtype: torch.dtype, mask_ratio: float, h
         return True
     except torch.OutOfMemoryError:
         return False
+    except RuntimeError as error:  # of a library that finds no room for a kernel or a handle
+        if "out of memory" in str(error) or "ALLOC_FAILED" in str(error):
+            return False
+        raise
     finally:
         model.zero_grad()
         torch.cuda.empty_cache()

@@ -1,5 +1,7 @@
 """mae_fast.memory: the model against what a step really keeps and holds, and the search for the largest batch."""
 
+from unittest import mock
+
 import pytest
 import torch
 
@@ -95,6 +97,17 @@ def test_a_trial_that_runs_out_of_memory_leaves_no_trace(monkeypatch):
     assert memory._fits(model, 5, BF16, 0.75, held=1000) and not memory._fits(model, 6, BF16, 0.75, held=1000)
     assert all(map(torch.equal, before, model.parameters())) and torch.equal(random, torch.get_rng_state())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_library_may_be_the_one_that_finds_no_memory(monkeypatch):
+    def fits(error):
+        monkeypatch.setattr(memory, "_try", mock.Mock(side_effect=RuntimeError(error)))
+        return memory._fits(build(), 1, BF16, 0.75, held=0)
+
+    assert not fits("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    assert not fits("Triton Error [CUDA]: out of memory")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        fits("CUDA error: an illegal memory access was encountered")
 
 
 def test_available_memory_is_shared_out(monkeypatch):
