@@ -93,6 +93,8 @@ class Side:
         scale = LOSS_SCALE.get(self.dtype)
         self.scaler = torch.amp.GradScaler(device, init_scale=scale or 1.0, enabled=scale is not None)
 
+    before_replay = 0  # batches, as of TrainingStep
+
     def forward_backward(self, imgs: Tensor) -> Tensor:
         with autocast(imgs.device, self.dtype):
             loss = self.loss(imgs)
@@ -120,7 +122,7 @@ class OurSide(Side):
         self.train = TrainingStep(
             peer.model, optimizer, dtype=self.dtype, compile=spec.compiled, cuda_graphs="CUDA graphs" in spec.name
         )
-        self.scaler = self.train.scaler
+        self.scaler, self.before_replay = self.train.scaler, self.train.before_replay
 
     def forward_backward(self, imgs: Tensor) -> Tensor:
         return self.train.backward(imgs)
@@ -183,6 +185,9 @@ def admit(sides: dict[Spec, Side], gate: Gate, seed: int, until: float) -> tuple
         try:
             if time.monotonic() > until and spec is not order[0]:
                 raise TimeoutError("no time left")
+            for _ in range(side.before_replay):  # what is timed is a replay, so let it be what is checked
+                side.forward_backward(gate.imgs)
+                side.clear()
             torch.manual_seed(seed)
             loss = side.forward_backward(gate.imgs).item()
             errors[spec] = gate.errors(loss, side.gradients())

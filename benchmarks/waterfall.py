@@ -98,11 +98,21 @@ def call(bar: Bar, step: Callable, *arguments) -> object:
         return step(*arguments)
 
 
+def prepare(bar: Bar, step: TrainingStep, imgs: Tensor) -> Callable[[], object]:
+    """-> the call to time. The bars share parameters: each finds the gradients as a run of its own would leave them."""
+    step.optimizer.zero_grad(set_to_none=not step.keep_gradients)
+    step.hold_gradients()
+    return partial(call, bar, step, imgs, LR)
+
+
 def refusal(bar: Bar, step: TrainingStep, gate: Gate, seed: int) -> str:
     """Why the bar may not be timed; empty where it may."""
-    torch.manual_seed(seed)
     scale = step.scaler.get_scale()
     try:
+        for _ in range(step.before_replay):  # what is timed is a replay, so let it be what is checked
+            call(bar, step.backward, gate.imgs)
+            step.optimizer.zero_grad(set_to_none=not step.keep_gradients)
+        torch.manual_seed(seed)
         loss = call(bar, step.backward, gate.imgs).item()
         gradients = {name: p.grad / scale for name, p in step.model.named_parameters() if p.grad is not None}
         failed = [row for row in gate.rows(gate.errors(loss, gradients), step.dtype) if not row.holds]
@@ -141,8 +151,7 @@ def measure(name: str, preset: Preset, batch: int, options: Options) -> list[dic
         notes = {bar: refusal(bar, step, gate, seed) for bar, step in steps.items()}
         del gate, imgs
         gc.collect()
-        sides = {bar: lambda imgs, bar=bar, step=step: partial(call, bar, step, imgs, LR)
-                 for bar, step in steps.items() if not notes[bar]}  # fmt: skip
+        sides = {bar: partial(prepare, bar, step) for bar, step in steps.items() if not notes[bar]}
         run_alone = products.run_alone(flops.products(preset, batch, img_size=size), device, dtype)
         sides[ALONE] = lambda imgs: run_alone
         turns = take_turns(

@@ -89,6 +89,7 @@ class TrainingStep:
             device_ids = [self.device.index] if self.device.type == "cuda" else None
             self.loss = DistributedDataParallel(self.loss, device_ids=device_ids)
         self.keep_gradients = cuda_graphs
+        self.before_replay = 2 if cuda_graphs else 0  # batches: torch.compile runs one as it is, and records the next
         self._batches, self._sum = 0, None
 
     def __call__(self, imgs: Tensor, lr: float) -> Tensor | None:
@@ -108,12 +109,7 @@ class TrainingStep:
 
     def backward(self, imgs: Tensor, last: bool = True) -> Tensor:
         """Add the batch's share to the gradient, which ranks exchange with the last batch. -> its share of the loss."""
-        if self.keep_gradients:
-            # A CUDA graph writes its gradients to the same memory each time: they must be added to tensors outside it
-            # and never become .grad themselves, or a second batch overwrites the first (pytorch issue 169545).
-            for parameter in self.model.parameters():
-                if parameter.requires_grad and parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
+        self.hold_gradients()
         with self._local_gradients(unless=last):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 loss = self.loss(imgs.to(self.device, non_blocking=True), self.mask_ratio) / self.accumulate
@@ -138,6 +134,17 @@ class TrainingStep:
             loss = loss.masked_fill(found.bool(), math.nan)
         self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
         return loss
+
+    def hold_gradients(self) -> None:
+        """With CUDA graphs: zeros where there is no gradient.
+
+        A graph writes its gradients to the same memory each time: they must be added to tensors outside it and never
+        become .grad themselves, or a second batch overwrites the first (pytorch issue 169545).
+        """
+        if self.keep_gradients:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def _local_gradients(self, unless: bool):
         """Inside, DDP keeps gradients to itself: between two updates nothing needs to be exchanged."""

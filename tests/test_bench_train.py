@@ -149,6 +149,34 @@ def test_no_time_left(monkeypatch, clone):
     assert rows["official bf16"]["note"] == "not run: TimeoutError: no time left"
 
 
+@pytest.mark.parametrize("before", [0, 2])
+def test_of_a_cuda_graph_the_replay_is_checked(before):
+    """torch.compile runs a first batch as it is and records a second; only what follows is what will be timed."""
+    calls = []
+
+    class Graph:
+        before_replay, dtype = before, torch.float32
+
+        def forward_backward(self, imgs):
+            calls.append(torch.rand(()))
+            return torch.tensor(float(len(calls)))
+
+        def gradients(self):
+            return {}
+
+        def clear(self):
+            pass
+
+    class Gate:
+        imgs, rows = None, staticmethod(lambda *_: [])
+        errors = staticmethod(lambda loss, _: train.Errors(loss, 0.0, {}))
+
+    spec = train.Spec("graph", "", "fp32")
+    errors, _ = train.admit({spec: Graph()}, Gate, seed=1, until=float("inf"))
+    torch.manual_seed(1)
+    assert errors[spec].loss == before + 1 and calls[-1] == torch.rand(())
+
+
 def test_the_clone_is_loaded_without_a_trace(clone):
     before, path = set(sys.modules), list(sys.path)
     real = sys.modules["util"] = type(sys)("util")
