@@ -149,6 +149,37 @@ def test_no_time_left(monkeypatch, clone):
     assert rows["official bf16"]["note"] == "not run: TimeoutError: no time left"
 
 
+def test_nothing_is_begun_that_takes_longer_than_is_left(monkeypatch):
+    now, ran = [0.0], []
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+
+    class Slow:
+        before_replay, dtype = 0, torch.float32
+
+        def __init__(self, name, seconds):
+            self.name, self.seconds = name, seconds
+
+        def forward_backward(self, imgs):
+            ran.append(self.name)
+            now[0] += self.seconds
+            return torch.tensor(0.0)
+
+        def clear(self):
+            pass
+
+        gradients = dict
+
+    class Gate:
+        imgs = errors = rows = staticmethod(lambda *_: [])
+
+    sides = {
+        train.Spec(name, "", "fp32", compiled=compiled): Slow(name, 40 if compiled else 2)
+        for name, compiled in ((train.OURS, True), ("one", True), ("two", True), ("plain", False))
+    }
+    _, refused = train.admit(sides, Gate, seed=1, until=100.0)
+    assert ran == [train.OURS, "one", "plain"] and [spec.name for spec in refused] == ["two"]
+
+
 @pytest.mark.parametrize("before", [0, 2])
 def test_of_a_cuda_graph_the_replay_is_checked(before):
     """torch.compile runs a first batch as it is and records a second; only what follows is what will be timed."""
