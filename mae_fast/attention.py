@@ -7,6 +7,7 @@ backward, which `mae-fast bench attention --keep` fills in. A GPU without measur
 import json
 import logging
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -61,10 +62,12 @@ def _choices(device: torch.device, dtype: torch.dtype, head: int) -> tuple[tuple
 
 @cache
 def _choices_of(gpu: str, dtype: torch.dtype, head: int) -> tuple[tuple[int, str], ...]:
-    """-> (tokens, who was fastest) for each measurement of a GPU, one type and width of a head."""
+    """-> (tokens, who was fastest of what is installed) for each measurement of a GPU, one type and width of a head."""
     rows = json.loads(MEASURED.read_text()).get(gpu, [])
     rows = [row for row in rows if (row["dtype"], row["head"]) == (str(dtype).removeprefix("torch."), head)]
-    choices = tuple((row["tokens"], min(row["ms"], key=row["ms"].get)) for row in rows)
+    missing = set() if find_spec("xformers") else {"xformers"}
+    usable = [(row["tokens"], {name: ms for name, ms in row["ms"].items() if name not in missing}) for row in rows]
+    choices = tuple((tokens, min(ms, key=ms.get)) for tokens, ms in usable if ms)
     found = ", ".join(f"{tokens} tokens {name}" for tokens, name in choices)
     logging.getLogger(__name__).info(
         "attention on %s, %s, heads of %d: %s", gpu, dtype, head, found or f"sdpa ({', '.join(SDPA)}), nothing measured"

@@ -52,6 +52,13 @@ def test_the_fastest_at_the_nearest_number_of_tokens(measured, monkeypatch):
     assert [name for _, name in calls] == ["fused", "fused", "cudnn", "cudnn", "sdpa", "sdpa", "sdpa"]
 
 
+@pytest.mark.parametrize("installed, fastest", [(object(), "xformers"), (None, "cudnn")])
+def test_a_package_that_is_missing_is_not_the_fastest(measured, monkeypatch, installed, fastest):
+    measured.write_text(json.dumps({"NVIDIA X": [row(50, xformers=1.0), row(197, xformers=1.0, cudnn=2.0, fused=3.0)]}))
+    monkeypatch.setattr(attention, "find_spec", lambda name: installed)
+    assert attention._choices_of("NVIDIA X", BF16, 32)[-1] == (197, fastest)
+
+
 def test_auto_compiles_to_one_graph(measured):
     qkv = torch.randn(2, 5, 3, 2, 8)
     compiled = torch.compile(attention.auto, fullgraph=True, backend="eager")
