@@ -111,7 +111,8 @@ def run(options: Options) -> int:
             continue
         seconds = turns.seconds[name]
         row |= {"images_per_s": used / median(seconds), "seconds": seconds, **summary(seconds)}
-        row["of_limit"] = median(turns.seconds[DECODING]) / row["median_s"]
+        if DECODING in turns.seconds:
+            row["of_limit"] = median(turns.seconds[DECODING]) / row["median_s"]
         if OURS in turns.seconds:
             row |= times_as_long(seconds, turns.seconds[OURS])
         rows.append(row)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -45,7 +44,6 @@ PACKAGES = ["numpy", "triton", "transformers", "timm", "xformers", "nvidia-dali-
 
 def provenance(device: str, module: str, argv: list[str] | None = None) -> dict:
     """Facts to print above a table and to keep in its file. module: what `python -m` ran; argv: its arguments."""
-    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
     name, instruction_sets = cpu()
     packages = {}
     for package in PACKAGES:
@@ -58,12 +56,21 @@ def provenance(device: str, module: str, argv: list[str] | None = None) -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "packages": packages,
-        "commit": git(["git", "rev-parse", "HEAD"]).stdout.strip(),
+        "commit": git("rev-parse", "HEAD") or "unknown",
         # Results that other parts have just written do not count.
-        "clean": not git(["git", "status", "--porcelain", "--", "..", *WRITTEN]).stdout.strip(),
+        "clean": git("status", "--porcelain", "--", "..", *WRITTEN) == "",
         "command": shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)]),
         "date": time.strftime("%Y-%m-%d %H:%M %z"),
     }
+
+
+def git(*words: str) -> str | None:
+    """What git says; None where it is not installed, or this is a copy without its history."""
+    try:
+        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
+    return None if done.returncode else done.stdout.strip()
 
 
 def gpu() -> dict:

@@ -1,6 +1,7 @@
 """mae-fast bench: timing, wrong ops refused, slow ones caught, reports that outlive their steps, README in step."""
 
 import json
+import os
 import random
 import statistics
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 from bench_options import options_of
 
-from benchmarks import cost, gpu_report, limits, memory, plots, readme, record, timing
+from benchmarks import cost, data, gpu_report, limits, memory, plots, provenance, readme, record, timing
 from benchmarks import ops as bench_ops
 from mae_fast import cli, config, ops
 from mae_fast.cli import main
@@ -207,6 +208,28 @@ def test_data_beside_decoding_alone(tmp_path):
     assert rows["ours, Pillow"]["images_per_s"] > 0 and rows["ours, Pillow"]["of_limit"] > 0
     assert rows["decoding alone"]["of_limit"] == 1
     assert content["facts"]["images"] == 32
+
+
+def test_a_machine_that_cannot_decode_still_reports(tmp_path, monkeypatch):
+    def no_decoder(*_):
+        raise RuntimeError("nvJPEG is missing\nmore")
+
+    for module in (limits, data):
+        monkeypatch.setattr(module, "decoder", no_decoder)
+    assert bench("data", *QUICK, "--out", str(tmp_path)) == 0 == bench("limits", *QUICK, "--out", str(tmp_path))
+    rows = {row["side"]: row for name in ("data", "limits") for row in record.read(tmp_path / f"{name}.json")["rows"]}
+    assert rows["ours, Pillow"]["images_per_s"] > 0 and rows["copy"]["rate"] > 0
+    assert rows["decoding alone"]["note"] == rows["JPEG decoding"]["note"] == "not run: RuntimeError: nvJPEG is missing"
+
+
+def test_a_copy_without_git_says_so(tmp_path, monkeypatch):
+    facts = provenance.provenance("cpu", "benchmarks", [])
+    assert facts["commit"] and isinstance(facts["clean"], bool)
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "copy.py"))  # no history
+    for path in (os.environ["PATH"], ""):  # and no git either
+        monkeypatch.setenv("PATH", path)
+        facts = provenance.provenance("cpu", "benchmarks", [])
+        assert facts["commit"] == "unknown" and facts["clean"] is False
 
 
 def test_limits_and_scaling(tmp_path):
