@@ -9,7 +9,8 @@ of the products' type and 4 of the residual stream's, a block keeps for its back
     attention  N (4 c D + 4 H)        q, k, v, result, logsumexp      GELU      N c hidden
     proj       nothing: attention's result is there                   fc2       N c hidden
 
-and with activation checkpointing its input alone, N 4 D.
+and with activation checkpointing its input alone, N 4 D. Where bias_gelu has no kernel (eager, on a GPU) GELU keeps its
+input with the bias added in float32, N 4 hidden.
 """
 
 import os
@@ -22,6 +23,7 @@ from torch import nn
 
 from mae_fast import distributed
 from mae_fast.model import Block, MaskedAutoencoderViT
+from mae_fast.ops import backends
 
 HEADROOM = 0.1  # of a device's memory: what the model does not count (loader, workspaces of libraries, fragmentation)
 
@@ -64,7 +66,8 @@ def step_memory(
     sizes = [(block, 1 + visible, 1 + visible) for block in model.blocks]
     sizes += [(block, 1 + L, 1 + L) for block in model.decoder_blocks[:-1]]
     sizes += [(block, 1 + L, masked) for block in model.decoder_blocks[-1:]]
-    blocks = [_block(*size, c) for size in sizes]
+    wide = c if backends()["bias_gelu"].get(model.cls_token.device.type) != "reference" else 4
+    blocks = [_block(*size, c, wide) for size in sizes]
     inputs = [N * block.attn.proj.in_features * 4 for block, N, _ in sizes]
     outside = (
         visible * P * c  # patches
@@ -88,11 +91,11 @@ def step_memory(
     )
 
 
-def _block(block: Block, N: int, rows: int, c: int) -> int:
-    """Bytes an image; `rows` of the N tokens go on after the attention."""
+def _block(block: Block, N: int, rows: int, c: int, wide: int) -> int:
+    """Bytes an image; `rows` of the N tokens go on after the attention. wide: bytes of a number that GELU keeps."""
     D, hidden, H = block.attn.proj.in_features, block.mlp.fc1.out_features, block.attn.num_heads
     attention = N * (4 * D + 8 + 5 * c * D + 4 * H) + (rows * c * D if rows < N else 0)  # proj copies its rows
-    return attention + rows * (4 * D + 8 + c * D + 2 * c * hidden)
+    return attention + rows * (4 * D + 8 + c * D + (wide + c) * hidden)
 
 
 def available_memory(device: torch.device) -> int:

@@ -1,5 +1,6 @@
 """mae_fast.memory: the model against what a step really keeps and holds, and the search for the largest batch."""
 
+import sys
 from unittest import mock
 
 import pytest
@@ -34,6 +35,17 @@ def test_activations_are_counted_to_the_byte(dtype, checkpointing):
     model = build(checkpointing)
     images = saved(model, 5, dtype) - saved(model, 2, dtype)
     assert images == 3 * step_memory(model, dtype).activations
+
+
+@fused
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+def test_without_a_kernel_gelu_keeps_float32(monkeypatch, dtype):
+    """As on a GPU in eager mode."""
+    monkeypatch.setattr(sys.modules["mae_fast.ops.bias_gelu"], "_KERNEL_ON", set())
+    model = build()
+    fewer = memory.backends() | {"bias_gelu": {"cpu": "reference"}}
+    monkeypatch.setattr(memory, "backends", lambda: fewer)
+    assert saved(model, 5, dtype) - saved(model, 2, dtype) == 3 * step_memory(model, dtype).activations
 
 
 @fused
