@@ -9,6 +9,7 @@ FORWARD and BACKWARD of kernels/attention_long.py.
 
 import argparse
 import sys
+import time
 from itertools import product
 from statistics import median
 
@@ -63,7 +64,8 @@ def main(argv: list[str]) -> int:
     if options.device != "cuda":
         parser.error("this needs a CUDA GPU")
     for dtype, shape in product(options.dtypes.values(), options.shapes or SHAPES["cuda"]):
-        tune(shape, dtype, options.rounds_or(11))
+        if time.monotonic() < options.until:
+            tune(shape, dtype, options.rounds_or(11))
     return 0
 
 
