@@ -176,15 +176,14 @@ def build(
     return sides, {spec: absent[spec.peer.removesuffix(" SDPA")] for spec in wanted if spec not in sides}
 
 
+def _turn(spec: Spec) -> tuple[bool, ...]:
+    return spec.name != OURS, "as shipped" not in spec.name, not spec.compiled, "SDPA" not in spec.name
+
+
 def admit(sides: dict[Spec, Side], gate: Gate, seed: int, until: float) -> tuple[dict[Spec, Errors], dict[Spec, str]]:
     """-> (errors of each side that ran, why a side is refused). Ours first, in case time runs out, then the best."""
     errors, refused, longest = {}, {}, {True: 0.0, False: 0.0}  # seconds, of a side that compiles and of one that not
-    order = sorted(
-        sides,
-        key=lambda spec: (
-            spec.name != OURS, "as shipped" not in spec.name, not spec.compiled, "SDPA" not in spec.name
-        ),
-    )  # fmt: skip
+    order = sorted(sides, key=_turn)
     for spec in tqdm(order, unit=" sides", leave=False, desc="parity"):
         side, began = sides[spec], time.monotonic()
         try:

@@ -66,7 +66,7 @@ def step_memory(
     sizes = [(block, 1 + visible, 1 + visible) for block in model.blocks]
     sizes += [(block, 1 + L, 1 + L) for block in model.decoder_blocks[:-1]]
     sizes += [(block, 1 + L, masked) for block in model.decoder_blocks[-1:]]
-    wide = c if backends()["bias_gelu"].get(model.cls_token.device.type) != "reference" else 4
+    wide = 4 if backends()["bias_gelu"].get(model.cls_token.device.type) == "reference" else c
     blocks = [_block(*size, c, wide) for size in sizes]
     inputs = [N * block.attn.proj.in_features * 4 for block, N, _ in sizes]
     outside = (
