@@ -34,7 +34,9 @@ def load_file(path: str | Path) -> dict:
             raise CheckpointError(f"{path}: not a checkpoint that torch can read") from None
         name = wanted[1] or wanted[2]
         raise CheckpointError(f"{path}: refused, it asks to load {name}, which is code and not weights") from None
-    except (RuntimeError, EOFError, KeyError, AttributeError) as error:
+    except Exception as error:  # a damaged pickle or archive raises anything: IndexError, UnicodeDecodeError, ...
+        if isinstance(error, OSError) and error.filename is not None:  # not there, or not to be read
+            raise
         raise CheckpointError(f"{path}: damaged, or not a torch checkpoint ({_first_line(error)})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict of weights, found {type(content).__name__}")
@@ -143,7 +145,7 @@ def _read_file(path: Path) -> tuple[dict, dict, dict | None]:
         wrapped = next((key for key in ("model", "state_dict") if isinstance(content.get(key), dict)), None)
         state = content[wrapped] if wrapped else content
         rest = {key: value for key, value in content.items() if key != wrapped} if wrapped else {}
-    state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
     return state, rest, _huggingface_settings(path.parent)
 
 

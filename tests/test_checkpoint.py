@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
+from contextlib import suppress
 
 import pytest
 import torch
@@ -212,6 +213,26 @@ def test_truncated_and_foreign_files_are_named(tmp_path, model):
             load_pretrained(tmp_path / f"{name}.pth")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_pretrained(tmp_path / "nowhere.pth")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_bytes_are_named_whatever_torch_raises(tmp_path, model, zipped):
+    torch.save({"model": model.state_dict()}, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
+    data, draw = (tmp_path / "c.pth").read_bytes(), random.Random(0)
+    for _ in range(60):
+        damaged = bytearray(data[: draw.choice([len(data), draw.randrange(len(data))])])
+        for _ in range(draw.randrange(30)):
+            damaged[draw.randrange(min(len(damaged), 4000))] = draw.randrange(256)
+        (tmp_path / "bad.pth").write_bytes(damaged)
+        with suppress(CheckpointError):  # or only numbers changed
+            load_file(tmp_path / "bad.pth")
+
+
+def test_keys_that_are_no_text_are_foreign(tmp_path):
+    torch.save({1: torch.zeros(2)}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"c\.pth: not a Masked Autoencoder"):
+        load_pretrained(tmp_path / "c.pth")
 
 
 # ---- saving ----
