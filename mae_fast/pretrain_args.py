@@ -69,7 +69,10 @@ def apply_config(parser: argparse.ArgumentParser, path: str) -> None:
 
     Raises ValueError naming the file and the key that is not a flag or whose value does not fit it.
     """
-    values = yaml.safe_load(Path(path).read_text()) or {}
+    try:
+        values = yaml.safe_load(Path(path).read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected flags and values, one `name: value` a line")
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
@@ -82,7 +85,8 @@ def apply_config(parser: argparse.ArgumentParser, path: str) -> None:
             fits = isinstance(value, bool)
         else:
             try:
-                value = value if value is None or action.type is None else action.type(str(value))
+                unset = value is None and action.default is None  # such as lr
+                value = value if unset or action.type is None else action.type(str(value))
                 fits = not action.choices or value in action.choices
             except ValueError:
                 fits = False

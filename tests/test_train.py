@@ -363,6 +363,9 @@ def test_config_file_gives_defaults_that_the_command_line_beats(photos, tmp_path
         ("model: vit", "model: 'vit' does not fit"),
         ("norm_pix_loss: 1", "norm_pix_loss: 1 does not fit (expected true or false)"),
         ("- epochs", "expected flags and values"),
+        ("epochs: [", "not YAML"),
+        ("batch_size: null", "batch_size: None does not fit"),
+        ("seed: null", "seed: None does not fit (expected int)"),
     ],
 )
 def test_config_errors_name_the_key(tmp_path, capsys, text, message):
