@@ -47,12 +47,14 @@ def auto(qkv: Tensor) -> Tensor:
 
     Nearest: of the same type and width of a head, and no further off than a quarter.
     """
+    if _CPU_KERNEL and not qkv.is_cuda:  # first: in a dynamic graph the width of a head may be a symbol
+        return ops.attention(qkv)
     N = qkv.shape[1]
     chosen, off = CANDIDATES["sdpa"], N // 4
     for tokens, name in _choices(qkv.device, qkv.dtype, qkv.shape[4]):
         if abs(tokens - N) <= off:
             chosen, off = CANDIDATES[name], abs(tokens - N)
-    return chosen(qkv) if qkv.is_cuda or not _CPU_KERNEL else ops.attention(qkv)
+    return chosen(qkv)
 
 
 @torch.compiler.assume_constant_result  # a compiled graph keeps the choice, and says it once, when it is compiled

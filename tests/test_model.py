@@ -174,6 +174,15 @@ def test_trains_compiled_with_one_graph_and_no_recompile(method):
     assert not counters["graph_break"]
 
 
+def test_compiles_with_dynamic_sizes():
+    fast, naive = both()
+    torch._dynamo.reset()
+    forward = torch.compile(fast.forward, fullgraph=True, dynamic=True, backend="aot_eager")
+    for mask_ratio in (0.75, 0.5, 1.0):
+        imgs, noise = images(fast), torch.rand(3, 16)
+        assert error(forward(imgs, mask_ratio, noise)[0], naive(imgs, mask_ratio, noise)[0]) < 1e-5
+
+
 def test_compiles_as_a_module():
     fast, naive = both()
     imgs, noise = images(fast), torch.rand(3, 16)
