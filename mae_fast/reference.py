@@ -208,7 +208,9 @@ class MaskedAutoencoderViT(nn.Module):
 
     def embed(self, imgs):
         """All patches with their positions: (B, L, D)."""
-        return self.patch_embed(normalize(imgs, self.mean, self.std)) + self.pos_embed[:, 1:]
+        if imgs.dtype == torch.uint8:
+            imgs = normalize(imgs, self.mean, self.std).to(self.pos_embed.dtype)
+        return self.patch_embed(imgs) + self.pos_embed[:, 1:]
 
     def encoder(self, x):
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)

@@ -108,6 +108,8 @@ def test_float64_agrees_to_its_own_precision():
     fast, naive = fast.double(), naive.double()
     imgs, noise = images(fast).double(), torch.rand(3, 16)
     assert error(fast.training_loss(imgs, 0.75, noise), naive(imgs, 0.75, noise)[0]) < 1e-13
+    imgs = images(fast, uint8=True)
+    assert error(fast.training_loss(imgs, 0.75, noise), naive(imgs, 0.75, noise)[0]) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
