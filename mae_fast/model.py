@@ -133,6 +133,8 @@ class MaskedAutoencoderViT(nn.Module):
             raise ValueError(f"attention: expected one of {', '.join(ATTENTION)}; got {attention!r}")
         attend = ATTENTION[attention]
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        if in_chans < 1:
+            raise ValueError(f"in_chans: expected at least 1, got {in_chans}")
         _check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, decoder_num_heads)
         imagenet = in_chans == 3
         self.mean = list(mean or (config.IMAGENET_MEAN if imagenet else (0.5,) * in_chans))
@@ -312,7 +314,7 @@ def _check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, 
         raise ValueError(f"img_size: {img_size} is not a whole number of patches of patch_size={patch_size} pixels")
     widths = {"embed_dim": (embed_dim, num_heads), "decoder_embed_dim": (decoder_embed_dim, decoder_num_heads)}
     for name, (dim, heads) in widths.items():
-        if dim % 4 or dim % heads:
+        if dim < 1 or heads < 1 or dim % 4 or dim % heads:
             raise ValueError(f"{name}: {dim} must be a multiple of 4 (sin-cos positions) and of its {heads} heads")
 
 

@@ -266,11 +266,21 @@ def test_bad_calls_name_the_argument(argument):
 
 @pytest.mark.parametrize(
     "argument, value",
-    [("img_size", 33), ("img_size", (32, 36)), ("embed_dim", 50), ("decoder_embed_dim", 30), ("mean", (0.5, 0.5))],
+    [
+        ("img_size", 33),
+        ("img_size", (32, 36)),
+        ("embed_dim", 50),
+        ("decoder_embed_dim", 30),
+        ("mean", (0.5, 0.5)),
+        ("embed_dim", 0),
+        ("in_chans", 0),
+    ],
 )
 def test_bad_sizes_name_the_argument(argument, value):
     with pytest.raises(ValueError, match=rf"^{argument}\b"):
         mae_fast.MaskedAutoencoderViT(**TINY | {argument: value})
+    with pytest.raises(ValueError, match=r"^embed_dim\b"):
+        mae_fast.MaskedAutoencoderViT(**TINY | {"num_heads": 0})
 
 
 def test_nothing_masked_still_encodes():

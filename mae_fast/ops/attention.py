@@ -64,8 +64,8 @@ def attention(qkv: Tensor) -> Tensor:
     forward keeps one number a row for the backward, the logsumexp of the scores, in float32. float32 is multiplied as
     such on CUDA, unless torch.backends.cuda.matmul allows TF32. Source: Vaswani et al. 2017, eq. 1.
     """
-    if qkv.dim() != 5 or qkv.shape[2] != 3 or not qkv.is_floating_point() or not qkv.shape[1]:
-        raise ValueError(f"qkv: expected float (B, N, 3, H, Dh) with N at least 1; got {describe(qkv)}")
+    if qkv.dim() != 5 or qkv.shape[2] != 3 or not qkv.is_floating_point() or not qkv.shape[1] or not qkv.shape[4]:
+        raise ValueError(f"qkv: expected float (B, N, 3, H, Dh) with N and Dh at least 1; got {describe(qkv)}")
     if qkv.dtype == torch.float64 or (qkv.is_cuda and qkv.shape[-1] > 128):
         return reference.attention(qkv)
     return torch.ops.mae_fast.attention(qkv)[0]
