@@ -31,8 +31,10 @@ acc_t sum_of(const F& f, const acc_t* x, int64_t n) {
 template <typename acc_t>
 void normalize_patch(acc_t* x, int64_t P) {
   using Vec = at::vec::Vectorized<acc_t>;
-  const acc_t mean = sum_of([](Vec v) { return v; }, x, P) / P;
-  at::vec::map<acc_t>([mean](Vec v) { return v - Vec(mean); }, x, x, P);
+  for (int pass = 0; pass < 2; ++pass) {  // the second for what rounding left: a flat patch is divided by 1e-3
+    const acc_t mean = sum_of([](Vec v) { return v; }, x, P) / P;
+    at::vec::map<acc_t>([mean](Vec v) { return v - Vec(mean); }, x, x, P);
+  }
   const acc_t squares = sum_of([](Vec v) { return v * v; }, x, P);
   const acc_t rstd = 1 / std::sqrt(squares / (P - 1) + acc_t(1e-6));
   at::vec::map<acc_t>([rstd](Vec v) { return v * Vec(rstd); }, x, x, P);
