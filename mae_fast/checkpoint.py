@@ -182,9 +182,12 @@ def _huggingface_settings(folder: Path) -> dict | None:
 
 def _read_json(path: Path) -> dict | None:
     try:
-        return json.loads(path.read_text()) if path.is_file() else None
+        content = json.loads(path.read_text()) if path.is_file() else None
     except ValueError as error:
         raise CheckpointError(f"{path}: damaged ({error})") from None
+    if not isinstance(content, dict | None):
+        raise CheckpointError(f"{path}: expected a dict of settings, found {type(content).__name__}")
+    return content
 
 
 def _first_line(error: Exception) -> str:

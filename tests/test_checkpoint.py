@@ -229,6 +229,13 @@ def test_damaged_bytes_are_named_whatever_torch_raises(tmp_path, model, zipped):
             load_file(tmp_path / "bad.pth")
 
 
+def test_settings_that_are_no_dict_are_named(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"config\.json: expected a dict"):
+        load_pretrained(tmp_path)
+
+
 def test_keys_that_are_no_text_are_foreign(tmp_path):
     torch.save({1: torch.zeros(2)}, tmp_path / "c.pth")
     with pytest.raises(CheckpointError, match=r"c\.pth: not a Masked Autoencoder"):
