@@ -280,7 +280,7 @@ assert {kind for row in ops.backends().values() for kind in row.values()} == {"r
 
 @pytest.mark.skipif(not BUILT, reason="needs the C++ kernels")
 @pytest.mark.parametrize("value, p", [(0.7, 16), (-2.117, 16), (2.64, 32)])
-def test_a_flat_patch_is_nought_when_normalised(value, p):
+def test_a_flat_patch_is_zero_when_normalised(value, p):
     """What rounding leaves of its mean is divided by 1e-3, the root of the least variance."""
     imgs, ids = torch.full((1, 3, p, p), value), torch.zeros(1, 1, dtype=torch.int64)
     loss = ops.masked_mse(torch.zeros(1, 1, 3 * p * p), imgs, ids, p, [0.5] * 3, [0.5] * 3, True)
