@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mae_fast import pretrain_args
+
+POSITIONAL = ("source", "out", "path", "folder", "logs")  # arguments that are no flags
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,12 +31,31 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if getattr(args, "config", None):
-            pretrain_args.apply_config(commands.choices["pretrain"], args.config)
+            commands.choices["pretrain"].set_defaults(**pretrain_args.read_config(args.config))
             args = parser.parse_args(argv)
+        args.words = argv
         return args.run(args) or 0
     except (ValueError, OSError, ImportError) as error:
-        print(f"mae-fast {args.command}: {error}", file=sys.stderr)
+        print(f"mae-fast {args.command}: {name_flag(error, args)}", file=sys.stderr)
         return 1
+
+
+def name_flag(error: Exception, args: argparse.Namespace) -> str:
+    """The error's message; if it begins with a path, led by the argument that gave that path or a folder above it."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    given = [
+        (str(Path(path)), name)
+        for name, value in vars(args).items()
+        for path in (value if isinstance(value, list) else [value])
+        if name != "words" and isinstance(path, str | Path) and str(path)
+    ]
+    of_text = [pair for pair in given if text.startswith(tuple(f"{pair[0]}{end}" for end in (":", "/", ",")))]
+    if not of_text:
+        return text
+    _, name = max(of_text, key=lambda pair: len(pair[0]))
+    return f"{'' if name in POSITIONAL else '--'}{name}: {text}"
 
 
 def add_pretrain(commands) -> None:
@@ -42,14 +64,17 @@ def add_pretrain(commands) -> None:
 
     def run(args) -> int:
         from mae_fast.interrupt import Interrupted
+        from mae_fast.recipe import SETTINGS
         from mae_fast.train import Diverged, pretrain
 
         pretrain_args.check(args)
-        flags = argparse.Namespace(**{k: v for k, v in vars(args).items() if k not in ("run", "command", "config")})
+        flags = argparse.Namespace(**{name: getattr(args, name) for name in SETTINGS})
         try:
             pretrain(flags)
         except Interrupted as stop:
-            print(stop, file=sys.stderr)
+            if stop.is_main:
+                command = stop.checkpoint and pretrain_args.resume_command(args.words, stop.checkpoint)
+                print(f"{stop.reason}. To go on: {command}" if command else stop, file=sys.stderr)
             return stop.exit_code
         except Diverged as error:
             print(f"mae-fast pretrain: {error}", file=sys.stderr)

@@ -3,16 +3,15 @@
 import signal
 from pathlib import Path
 
-from mae_fast.resume import resume_command
-
 
 class Interrupted(Exception):
     """A signal asked the run to stop; the checkpoint that goes on from there is written."""
 
-    def __init__(self, signum: int, checkpoint: Path | None):
-        self.exit_code = 128 + signum
-        go_on = f"To go on: {resume_command(checkpoint)}" if checkpoint else "Nothing was saved: --output_dir is empty."
-        super().__init__(f"stopped by {signal.Signals(signum).name}. {go_on}")
+    def __init__(self, signum: int, checkpoint: Path | None, is_main: bool = True):
+        self.checkpoint, self.is_main, self.exit_code = checkpoint, is_main, 128 + signum
+        self.reason = f"stopped by {signal.Signals(signum).name}"
+        go_on = f"To go on: --resume {checkpoint}" if checkpoint else "Nothing was saved: output_dir is empty."
+        super().__init__(f"{self.reason}. {go_on}")
 
 
 class StopSignal:

@@ -1,107 +1,96 @@
-"""The flags of `mae-fast pretrain`: all those of the official main_pretrain.py, same names and defaults, and ours."""
+"""The command line of `mae-fast pretrain`: flags and --config keys made from mae_fast.recipe."""
 
 import argparse
 import difflib
+import os
+import shlex
 from pathlib import Path
 
 import yaml
 
-from mae_fast.config import PRESETS
+from mae_fast import recipe
+from mae_fast.recipe import SETTINGS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("as in the official main_pretrain.py").add_argument
-    add("--batch_size", default=64, type=number_or_auto, help="images per process and forward pass; auto: all that fit")
-    add("--epochs", default=400, type=int)
-    add("--accum_iter", default=1, type=int, help="forward passes per optimizer step")
-    add("--model", default="mae_vit_large_patch16", metavar="MODEL", choices=PRESETS, help=", ".join(PRESETS))
-    add("--input_size", default=224, type=int, help="image side in pixels")
-    add("--mask_ratio", default=0.75, type=float, help="share of patches removed")
-    add("--norm_pix_loss", action="store_true", help="predict patches normalised by their own mean and variance")
-    add("--weight_decay", default=0.05, type=float)
-    add("--lr", default=None, type=float, help="absolute learning rate (default: from blr)")
-    add("--blr", default=1e-3, type=float, help="base learning rate: lr = blr * effective batch / 256")
-    add("--min_lr", default=0.0, type=float)
-    add("--warmup_epochs", default=40, type=int)
-    add("--data_path", default="/datasets01/imagenet_full_size/061417/", help="folder of images, or CIFAR files")
-    add("--output_dir", default="./output_dir", help="checkpoints and log.txt; empty to save nothing")
-    add("--log_dir", default="./output_dir", help="TensorBoard events")
-    add("--device", default="cuda", help="cuda or cpu; the CPU where there is no CUDA device")
-    add("--seed", default=0, type=int)
-    add("--resume", default="", help="checkpoint to go on from, ours or official")
-    add("--start_epoch", default=0, type=int)
-    add("--num_workers", default=10, type=int, help="loader threads (DALI) or processes (Pillow), at most one a CPU")
-    add("--pin_mem", action="store_true", default=True, help="no effect: batches for a GPU are always pinned")
-    add("--no_pin_mem", action="store_false", dest="pin_mem", help="no effect")
-    add("--world_size", default=1, type=int, help="processes, where Slurm started them")
-    add("--local_rank", default=-1, type=int, help="no effect: the launcher tells")
-    add("--dist_on_itp", action="store_true")
-    add("--dist_url", default="env://")
-
-    add = parser.add_argument_group("ours").add_argument
-    add("--config", metavar="FILE.yaml", help="defaults for any of these flags, by name")
-    add("--dtype", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help="auto: bf16 on CUDA, fp32 on CPU")
-    add("--fp8", action="store_true", help="linear layers of a Large or Huge encoder in float8 (sm_89 or more)")
-    add("--compile", action="store_true", help="torch.compile the step")
-    add("--cuda_graphs", action="store_true", help="replay the compiled step from CUDA graphs; for small batches")
-    add("--activation_checkpointing", action="store_true", help="less memory for a third more arithmetic")
-    add("--clip_grad", default=None, type=float, help="largest gradient norm")
-    add("--opt", default="adamw", choices=["adamw", "sgd"])
-    add("--sched", default="cosine", choices=["cosine", "step", "plateau"])
-    add("--decay_epochs", default=30, type=int, help="epochs between drops of --sched step")
-    add("--decay_rate", default=0.1, type=float, help="factor of a drop of --sched step or plateau")
-    add("--patience_epochs", default=10, type=int, help="epochs without a better loss before --sched plateau drops")
-    add("--init_from", default="", help="weights to start from: official .pth, Hugging Face directory or ours")
-    add("--auto_resume", action="store_true", help="go on from the newest checkpoint in output_dir, if any")
-    add("--save_every", default=20, type=int, help="epochs between checkpoints")
-    add("--augment", default="light", choices=["light", "medium", "strong"], help="light is the paper's")
-    add("--loader", default="auto", choices=["auto", "dali", "pillow"])
-    add("--on-bad-image", "--on_bad_image", default="skip", choices=["skip", "stop", "convert"],
-        help="unreadable, 16-bit, CMYK or palette: skip and count, stop and name, or convert what can be")  # fmt: skip
+    groups = {
+        True: parser.add_argument_group("as in the official main_pretrain.py"),
+        False: parser.add_argument_group("ours"),
+    }
+    groups[False].add_argument("--config", metavar="FILE.yaml", help="defaults for any of these flags, by name")
+    for name, setting in SETTINGS.items():
+        spellings = [f"--{name}"] if name != "on_bad_image" else ["--on-bad-image", "--on_bad_image"]
+        about = {"default": setting.default, "help": setting.describe()}
+        if setting.kind is bool:
+            about["action"] = "store_true"
+        else:
+            about["type"] = number_or_auto if setting.words else setting.kind
+            about["choices"] = setting.choices or None
+            about["metavar"] = "MODEL" if name == "model" else None
+        groups[setting.official].add_argument(*spellings, **about)
+    groups[True].add_argument("--no_pin_mem", action="store_false", dest="pin_mem", help="no effect")
 
 
 def number_or_auto(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def apply_config(parser: argparse.ArgumentParser, path: str) -> None:
-    """Make the values of a YAML file the defaults of the flags with those names; the command line still wins.
+def read_config(path: str) -> dict:
+    """The settings in a YAML file, by the names of the flags, in their types and ranges.
 
-    Raises ValueError naming the file and the key that is not a flag or whose value does not fit it.
+    Raises ValueError naming the file and the key that is no flag or whose value does not fit it.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"--config: {path} is a folder; expected a YAML file of flags and values")
     try:
         values = yaml.safe_load(Path(path).read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config: {path}: not YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected flags and values, one `name: value` a line")
-    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+        raise ValueError(f"--config: {path}: expected flags and values, one `name: value` a line")
     for name, value in values.items():
-        if name not in actions:
-            close = difflib.get_close_matches(str(name), actions, n=1)
-            raise ValueError(f"{path}: {name} is not a flag of pretrain" + (f"; {close[0]}?" if close else ""))
-        action = actions[name]
-        if action.nargs == 0:
-            fits = isinstance(value, bool)
-        else:
-            try:
-                unset = value is None and action.default is None  # such as lr
-                value = value if unset or action.type is None else action.type(str(value))
-                fits = not action.choices or value in action.choices
-            except ValueError:
-                fits = False
-        if not fits:
-            allowed = ", ".join(action.choices) if action.choices else getattr(action.type, "__name__", "true or false")
-            raise ValueError(f"{path}: {name}: {value!r} does not fit (expected {allowed})")
-        parser.set_defaults(**{name: value})
+        if name not in SETTINGS:
+            close = difflib.get_close_matches(str(name), SETTINGS, n=1)
+            raise ValueError(
+                f"--config: {path}: {name} is not a flag of pretrain" + (f"; {close[0]}?" if close else "")
+            )
+        try:
+            values[name] = SETTINGS[name].read(value)
+        except ValueError as error:
+            raise ValueError(f"--config: {path}: {name}: {value!r} does not fit (expected {error})") from None
+        try:
+            SETTINGS[name].check(values[name])
+        except ValueError as error:
+            raise ValueError(f"--config: {path}: {name}: {error}") from None
+    return values
 
 
 def check(args: argparse.Namespace) -> None:
     """ValueError naming the first flag whose value cannot work."""
-    for name in ("batch_size", "epochs", "accum_iter", "input_size", "save_every", "decay_epochs"):
-        if getattr(args, name) != "auto" and getattr(args, name) < 1:
-            raise ValueError(f"--{name}: expected at least 1, got {getattr(args, name)}")
-    if not 0 < args.mask_ratio <= 1:
-        raise ValueError(f"--mask_ratio: expected more than 0, at most 1, got {args.mask_ratio}")
-    if args.resume and args.init_from:
-        raise ValueError("--resume and --init_from: give one; resume goes on with a run, init_from starts a new one")
+    recipe.check(vars(args), prefix="--")
+
+
+def resume_command(words: list[str], checkpoint: Path) -> str:
+    """The command line of a run started by `mae-fast WORDS`, by the launcher that started it, going on from checkpoint.
+
+    Of several machines it is this one's command: each machine gets its own.
+    """
+    words = [word for word in words if word != "--auto_resume"]
+    for index in [i for i, word in enumerate(words) if word == "--resume"][::-1]:
+        del words[index : index + 2]
+    words = [word for word in words if not word.startswith("--resume=")]
+    return shlex.join([*_launcher(os.environ, words), *words, "--resume", str(checkpoint)])
+
+
+def _launcher(env, words: list[str]) -> list[str]:
+    """What stands before `pretrain`, as mae_fast.distributed finds out who started it."""
+    if "TORCHELASTIC_RUN_ID" in env:  # torchrun
+        machines = int(env.get("GROUP_WORLD_SIZE", 1))
+        where = [f"--nnodes={machines}", f"--node_rank={env['GROUP_RANK']}", f"--master_addr={env['MASTER_ADDR']}",
+                 f"--master_port={env['MASTER_PORT']}"] if machines > 1 else []  # fmt: skip
+        return ["torchrun", f"--nproc_per_node={env['LOCAL_WORLD_SIZE']}", *where, "-m", "mae_fast"]
+    if "OMPI_COMM_WORLD_SIZE" in env:
+        return ["mpirun", "-n", env["OMPI_COMM_WORLD_SIZE"], "mae-fast"]
+    if "SLURM_PROCID" in env and "SLURM_NTASKS" in env and any(word.startswith("--world_size") for word in words):
+        return ["srun", f"--ntasks={env['SLURM_NTASKS']}", "mae-fast"]
+    return ["mae-fast"]

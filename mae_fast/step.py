@@ -90,6 +90,7 @@ class TrainingStep:
             self.loss = DistributedDataParallel(self.loss, device_ids=device_ids)
         self.keep_gradients = cuda_graphs
         self.before_replay = 2 if cuda_graphs else 0  # batches: torch.compile runs one as it is, and records the next
+        self.taken = torch.zeros((), dtype=torch.int64, device=self.device)  # updates that changed the weights
         self._batches, self._sum = 0, None
 
     def __call__(self, imgs: Tensor, lr: float) -> Tensor | None:
@@ -124,14 +125,16 @@ class TrainingStep:
         norm = get_total_norm([p.grad for p in params])
         if self.clip_grad:
             clip_grads_with_norm_(params, self.clip_grad, norm)
+        finite = (loss + norm).isfinite()
         if self.scaler.is_enabled():  # fp16: overflowing gradients are part of finding the scale; the scaler skips them
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            found = distributed.any_((loss + norm).isfinite().logical_not().float())
+            found = distributed.any_(finite.logical_not().float())
             self.optimizer.found_inf = found
             self.optimizer.step()
-            loss = loss.masked_fill(found.bool(), math.nan)
+            loss, finite = loss.masked_fill(found.bool(), math.nan), found == 0
+        self.taken += finite
         self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
         return loss
 

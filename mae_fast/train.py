@@ -5,8 +5,8 @@ at a time.
 """
 
 import argparse
+import logging
 import math
-import sys
 import time
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,13 +25,14 @@ from mae_fast.heap import keep_freed_memory
 from mae_fast.interrupt import Interrupted, StopSignal
 from mae_fast.memory import choose_batch_size
 from mae_fast.model import MaskedAutoencoderViT
-from mae_fast.ops import backends
+from mae_fast.ops import kernels
 from mae_fast.optim import lr_at, make_optimizer
 from mae_fast.report import Report
 from mae_fast.resume import Position, batch_size_of, load_run, newest_checkpoint, save_run
 from mae_fast.step import TrainingStep
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+logger = logging.getLogger(__name__)
 WINDOW = {"cuda": 20, "cpu": 1}  # steps between two looks at the losses; on the CPU there is nothing to wait for
 PATIENCE = 5  # non-finite losses in a row before the run gives up
 
@@ -62,7 +63,7 @@ class Run:
 
 
 def pretrain(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None) -> None:
-    """Run `mae-fast pretrain`. args: see mae_fast.pretrain_args. Raises Interrupted after a signal, Diverged.
+    """Run `mae-fast pretrain`. args: the settings of mae_fast.recipe. Raises Interrupted after a signal, Diverged.
 
     model: trained in place of a new one of the size args.model.
     """
@@ -77,6 +78,8 @@ def pretrain(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None
         if run.report:
             run.report.close()
         distributed.shutdown()
+    if first_epoch < args.epochs and not run.step.taken.item():
+        raise Diverged("no step was taken: none had a finite loss and gradient, so the weights are those of the start")
     batches = (args.epochs - first_epoch) * run.batches - first_batch
     if run.report and batches > 0:
         rate = batches * args.batch_size * run.world.size / (time.perf_counter() - started)
@@ -124,13 +127,21 @@ def read_window(run: Run) -> None:
         warn_of_bad_images(run)
     if run.non_finite >= PATIENCE:
         raise Diverged(
-            f"{run.non_finite} steps in a row had no finite loss (epoch {position.epoch + 1}); the run stops. "
-            f"Last good checkpoint: {run.last_checkpoint or 'none yet'}. A lower --blr or --clip_grad 1 may help"
+            f"{run.non_finite} steps in a row had no finite loss (epoch {position.epoch + 1}); {last_good(run)}"
         )
+
+
+def last_good(run: Run) -> str:
+    return (
+        f"the run stops. Last good checkpoint: {run.last_checkpoint or 'none yet'}. "
+        "A lower --blr or --clip_grad 1 may help"
+    )
 
 
 def finish_epoch(run: Run) -> None:
     args, position = run.args, run.position
+    if not all(p.isfinite().all() for p in run.step.model.parameters()):
+        raise Diverged(f"weights are not finite after epoch {position.epoch + 1}; {last_good(run)}")
     epoch, steps = position.epoch, position.steps or math.nan  # no mean where every step was skipped
     train_loss, train_lr = position.loss_sum / steps, position.lr_sum / steps
     run.position = Position(
@@ -150,7 +161,7 @@ def stop_if_asked(run: Run) -> None:
     if signum:
         if run.args.output_dir:
             save(run, "checkpoint-interrupted.pth")
-        raise Interrupted(signum, run.last_checkpoint)
+        raise Interrupted(signum, run.last_checkpoint, run.world.is_main)
 
 
 def save(run: Run, name: str) -> None:
@@ -168,9 +179,7 @@ def warn_of_bad_images(run: Run) -> None:
 
 def set_up(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None) -> Run:
     """Everything before the first step: device, data, model, optimizer, and where an earlier run stopped."""
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        print("No CUDA device: training on the CPU", file=sys.stderr)
-        args.device = "cpu"
+    args.device = available_device(args.device)
     if args.device == "cpu":
         keep_freed_memory()
     world = distributed.init(torch.device(args.device).type, args.dist_url, args.dist_on_itp, args.world_size)
@@ -191,7 +200,7 @@ def set_up(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None) 
         model.missing_decoder_keys = ()  # a fresh decoder is there to be trained
     model.activation_checkpointing = args.activation_checkpointing
     if args.fp8:
-        require_float8(device, DTYPES[args.dtype], PRESETS[args.model].embed_dim)
+        require_float8(device, DTYPES[args.dtype], model.cls_token.shape[-1])
         use_float8(model)
 
     resume = newest_checkpoint(Path(args.output_dir)) if args.auto_resume and args.output_dir else None
@@ -209,6 +218,8 @@ def set_up(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None) 
     effective_batch = args.batch_size * args.accum_iter * world.size
     if args.lr is None:
         args.lr = args.blr * effective_batch / 256
+    if args.min_lr > args.lr:
+        raise ValueError(f"--min_lr: {args.min_lr:g} is above the learning rate, {args.lr:.2e}; lower it")
     optimizer = make_optimizer(model, args.opt, args.lr, args.weight_decay)
     step = TrainingStep(
         model, optimizer, dtype=DTYPES[args.dtype], mask_ratio=args.mask_ratio, clip_grad=args.clip_grad,
@@ -222,12 +233,37 @@ def set_up(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None) 
 
     run = Run(args, world, device, step, loader, position, StopSignal())
     run.last_checkpoint = resume
-    if world.is_main:
+    if resume and position.epoch >= args.epochs:
+        if world.is_main:
+            print(f"{resume} is of a run that is already complete: {position.epoch} epochs, --epochs {args.epochs}. "
+                  f"To train longer: --epochs with more than {position.epoch}")  # fmt: skip
+    elif world.is_main:
         announce(run, effective_batch)
         start = position.epoch + position.batch / len(loader)
         images_per_epoch = run.batches * args.batch_size * world.size
         run.report = Report(args.output_dir, args.log_dir, args.epochs, images_per_epoch, start)
     return run
+
+
+def available_device(name: str) -> str:
+    """The device of that name. Plain "cuda", the official default, is the CPU where there is no GPU, with a warning.
+
+    ValueError for one that is asked for by its number and is not there, and for what is no device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device: expected cuda, cuda:N or cpu, got {name!r}") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type != "cuda" or (device.index or 0) < count:
+        return name
+    if device.index is None:
+        logger.warning(
+            "Warning: PyTorch finds no CUDA device; training on the CPU, which --device cpu asks for by name"
+        )
+        return "cpu"
+    there = f"cuda:0 to cuda:{count - 1}" if count else "no CUDA device"
+    raise ValueError(f"--device: {name} is not there, PyTorch finds {there}; give one that is, or --device cpu")
 
 
 def batch_size(args: argparse.Namespace, model: MaskedAutoencoderViT, limit: int, resume: Path | None) -> int:
@@ -247,10 +283,10 @@ def announce(run: Run, effective_batch: int) -> None:
     args, params = run.args, sum(p.numel() for p in run.step.model.parameters() if p.requires_grad)
     print(f"{args.model}, {params / 1e6:.1f} M parameters, {args.dtype}{', encoder fp8' * args.fp8} "
           f"on {run.device} x {run.world.size}")  # fmt: skip
-    print("ops: " + ", ".join(f"{op} {kinds[run.device.type]}" for op, kinds in backends().items()))
+    print(f"kernels: {kernels(run.device.type)}")
     print(f"{run.batches * effective_batch // args.accum_iter} images an epoch, loader {run.loader.backend}; "
           f"effective batch {effective_batch}, lr {args.lr:.2e}")  # fmt: skip
     if args.warmup_epochs >= args.epochs:
-        print(f"warmup_epochs {args.warmup_epochs} >= epochs {args.epochs}: the learning rate only rises")
+        print(f"warmup_epochs {args.warmup_epochs:g} >= epochs {args.epochs}: the learning rate only rises")
     if run.last_checkpoint:
         print(f"Going on from {run.last_checkpoint}, epoch {run.position.epoch + 1}, batch {run.position.batch}")

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mae_fast import layouts, pretrain_args, reference
+from mae_fast import layouts, recipe, reference
 from mae_fast.checkpoint import load_pretrained
 from mae_fast.config import IMAGENET_MEAN, IMAGENET_STD
 from mae_fast.data import make_loader, open_source
@@ -111,16 +111,15 @@ def arguments(config: dict) -> argparse.Namespace:
     Defaults are the official ones, but batch_size 32, epochs 100, lr 1.5e-4, absolute, and warmup over the first
     twentieth of the epochs, the paper's share.
     """
-    parser = argparse.ArgumentParser()
-    pretrain_args.add_arguments(parser)
-    values = vars(parser.parse_args([])) | {"batch_size": 32, "epochs": 100, "lr": 1.5e-4}
+    values = {name: setting.default for name, setting in recipe.SETTINGS.items()}
+    values |= {"batch_size": 32, "epochs": 100, "lr": 1.5e-4}
     for key, value in _flat(config).items():
         name = FLAGS.get(key, key)
         if key in FIXED:
             if np.any(np.asarray(value) != FIXED[key]):
                 raise ValueError(f"config: {key}: expected {FIXED[key]}, got {value}")
         elif name in values:
-            values[name] = _like(values[name], value, key)
+            values[name] = _read(name, value, key)
         elif key not in IGNORED and key not in MODEL_KEYS:
             close = difflib.get_close_matches(key, [*MODEL_KEYS, *FLAGS, *values], n=1)
             raise ValueError(f"config: {key} is no setting" + (f"; {close[0]}?" if close else ""))
@@ -130,22 +129,16 @@ def arguments(config: dict) -> argparse.Namespace:
         values["warmup_epochs"] = values["epochs"] / 20
     if not config.get("use_amp", True):
         values["dtype"] = "fp32"
-    args = argparse.Namespace(**values | {"model": "MAE", "log_dir": values["output_dir"]})
-    for flag, allowed in (("opt", ("adamw", "sgd")), ("sched", ("cosine", "step", "plateau"))):
-        setattr(args, flag, getattr(args, flag).lower())
-        if getattr(args, flag) not in allowed:
-            raise ValueError(f"config: {flag}: expected {' or '.join(allowed)}, got {getattr(args, flag)!r}")
-    del args.config
-    pretrain_args.check(args)
-    return args
+    recipe.check(values, prefix="config: ")
+    return argparse.Namespace(**values | {"model": "MAE", "log_dir": values["output_dir"]})
 
 
-def _like(default, value, key: str):
-    """YAML reads 1e-4 as a text."""
+def _read(name: str, value, key: str):
+    """The value of a setting; YAML reads 1e-4 as a text, and tutorials write AdamW."""
     try:
-        return type(default)(value) if isinstance(default, (int, float)) else value
-    except (TypeError, ValueError):
-        raise ValueError(f"config: {key}: expected {type(default).__name__}, got {value!r}") from None
+        return recipe.SETTINGS[name].read(str(value).lower() if name in ("opt", "sched") else value)
+    except ValueError as error:
+        raise ValueError(f"config: {key}: expected {error}, got {value!r}") from None
 
 
 def _flat(config: dict) -> dict:

@@ -17,14 +17,14 @@ import pytest
 import torch
 from PIL import Image
 
-from mae_fast import pretrain_args
+from mae_fast import ops, pretrain_args
 from mae_fast.checkpoint import CheckpointError, load_file, load_pretrained
 from mae_fast.cli import main
 from mae_fast.interrupt import Interrupted
 from mae_fast.optim import _plateaus, load_optimizer, lr_at
 from mae_fast.resume import Position
 from mae_fast.step import TrainingStep
-from mae_fast.train import Diverged, pretrain
+from mae_fast.train import Diverged, available_device, pretrain
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +225,86 @@ def test_fp16_trains(photos, tmp_path):
     )
 
 
+def test_a_run_without_a_step_or_with_weights_that_are_not_finite_fails(photos, tmp_path, monkeypatch, capsys):
+    import mae_fast.train as train
+
+    monkeypatch.setattr(train, "PATIENCE", 100)
+    with monkeypatch.context() as patch:
+        on_update(patch, lambda number, step, update: update(math.nan))
+        assert main(["pretrain", *flags(photos, tmp_path / "o")]) == 1
+    assert "no step was taken" in capsys.readouterr().err
+
+    def broken(number, step, update):
+        result = update()
+        if number == 9:
+            step.model.norm.bias.data[0] = math.nan
+        return result
+
+    on_update(monkeypatch, broken)
+    assert main(["pretrain", *flags(photos, tmp_path / "p", "--save_every=1")]) == 1
+    assert "weights are not finite after epoch 2" in capsys.readouterr().err
+    assert not (tmp_path / "p" / "checkpoint-1.pth").exists()
+
+
+def test_a_finished_run_says_so(photos, whole_run, capsys):
+    out = whole_run[0]
+    written, lines = (out / "checkpoint-2.pth").stat(), log(out)
+    assert main(["pretrain", *flags(photos, out, f"--resume={out / 'checkpoint-2.pth'}")]) == 0
+    captured = capsys.readouterr()
+    assert "already complete: 3 epochs, --epochs 3. To train longer: --epochs with more than 3" in captured.out
+    assert "Going on" not in captured.out and not captured.err
+    assert (out / "checkpoint-2.pth").stat() == written and log(out) == lines
+
+
+def test_only_the_default_device_falls_back(photos, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert available_device("cuda") == "cpu" and "training on the CPU" in caplog.text
+    with pytest.raises(ValueError, match=r"device: cuda:0 is not there, PyTorch finds no CUDA device; .*--device cpu"):
+        available_device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert available_device("cuda") == "cuda" and available_device("cuda:1") == "cuda:1"
+    with pytest.raises(ValueError, match="PyTorch finds cuda:0 to cuda:1"):
+        available_device("cuda:2")
+
+
+def test_the_start_names_kernels_and_not_ops(photos, tmp_path, monkeypatch, capsys):
+    run(photos, tmp_path / "o")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "mae_vit_tiny_patch8, 0.5 M parameters, fp32 on cpu x 1"
+    assert lines[1] == f"kernels: {ops.kernels('cpu')}" and "_backward" not in lines[1]
+    real = ops.library._kinds
+    monkeypatch.setattr(ops.library, "_kinds", lambda op: real(op) | ({"cpu": "reference"} if "mse" in op else {}))
+    assert ops.kernels("cpu").endswith("; plain PyTorch for masked_mse")
+    monkeypatch.setattr(ops.library, "_kinds", lambda op: {"cpu": "reference"})
+    assert ops.kernels("cpu") == "none, plain PyTorch runs every op"
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2", "GROUP_RANK": "1",
+            "MASTER_ADDR": "a", "MASTER_PORT": "1"}  # fmt: skip
+SRUN = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
+
+
+@pytest.mark.parametrize(
+    "env, words, expected",
+    [
+        ({}, [], "mae-fast pretrain"),
+        (TORCHRUN | {"GROUP_WORLD_SIZE": "1"}, [], "torchrun --nproc_per_node=4 -m mae_fast pretrain"),
+        (TORCHRUN, [], "torchrun --nproc_per_node=4 --nnodes=2 --node_rank=1 --master_addr=a --master_port=1 -m mae_fast pretrain"),  # noqa: E501
+        (SRUN, ["--world_size=8"], "srun --ntasks=8 mae-fast pretrain --world_size=8"),
+        (SRUN, [], "mae-fast pretrain"),
+        ({"OMPI_COMM_WORLD_SIZE": "3"}, [], "mpirun -n 3 mae-fast pretrain"),
+    ],
+)  # fmt: skip
+def test_the_command_to_go_on_is_the_launchers(monkeypatch, env, words, expected):
+    for name in (*TORCHRUN, *SRUN, "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    given = ["pretrain", *words, "--auto_resume", "--resume", "old.pth", "--resume=older.pth"]
+    assert pretrain_args.resume_command(given, Path("new.pth")) == f"{expected} --resume new.pth"
+
+
 def test_compile_trains_to_the_same_losses(photos, whole_run, tmp_path):
     with torch._inductor.config.patch(fallback_random=True):  # the masks that eager mode draws
         run(photos, tmp_path / "o", "--compile")
@@ -366,6 +446,8 @@ def test_config_file_gives_defaults_that_the_command_line_beats(photos, tmp_path
         ("epochs: [", "not YAML"),
         ("batch_size: null", "batch_size: None does not fit"),
         ("seed: null", "seed: None does not fit (expected int)"),
+        ("weight_decay: .nan", "weight_decay: expected at least 0, got nan"),
+        ("num_workers: -3", "num_workers: expected at least 0, got -3"),
     ],
 )
 def test_config_errors_name_the_key(tmp_path, capsys, text, message):
@@ -383,11 +465,28 @@ def test_config_errors_name_the_key(tmp_path, capsys, text, message):
         (["--fp8"], "--fp8: needs a GPU of compute capability sm_89"),
         (["--cuda_graphs"], "cuda_graphs: needs compile and a CUDA device"),
         (["--mask_ratio=0"], "--mask_ratio: expected more than 0"),
+        (["--weight_decay=nan"], "--weight_decay: expected at least 0, got nan"),
+        (["--clip_grad=-1"], "--clip_grad: expected at least 0"),
+        (["--warmup_epochs=-1"], "--warmup_epochs: expected at least 0"),
+        (["--num_workers=-3"], "--num_workers: expected at least 0"),
+        (["--blr=nan"], "--blr: expected at least 0"),
+        (["--lr=-1"], "--lr: expected at least 0"),
+        (["--lr=inf"], "--lr: expected at least 0, got inf"),
+        (["--lr=1", "--min_lr=5"], "--min_lr: 5 is above --lr 1"),
+        (["--min_lr=5"], "--min_lr: 5 is above the learning rate"),
+        (["--start_epoch=3"], "--start_epoch: 3 leaves nothing to train"),
+        (["--device=gpu"], "--device: expected cuda, cuda:N or cpu, got 'gpu'"),
+        (["--device=cuda:99"], "--device: cuda:99 is not there"),
+        (["--config=/"], "--config: / is a folder"),
+        (["--config=/no/such.yaml"], "--config: /no/such.yaml: No such file"),
+        (["--resume=/"], "--resume: /: Is a directory"),
+        (["--init_from=/no/such.pth"], "--init_from: /no/such.pth: No such file"),
+        (["--output_dir=/dev/null/x"], "--output_dir: /dev/null"),
         (["--batch_size=64"], "lower --batch_size"),
         (["--accum_iter=9"], "--accum_iter: 9 is more than"),
         (["--input_size=33"], "img_size"),
-        (["--data_path=/no/such/folder"], "/no/such/folder"),
-        (["--resume=/no/such.pth"], "/no/such.pth"),
+        (["--data_path=/no/such/folder"], "--data_path: /no/such/folder"),
+        (["--resume=/no/such.pth"], "--resume: /no/such.pth"),
     ],
 )
 def test_flag_errors_name_the_flag(photos, tmp_path, capsys, more, message):

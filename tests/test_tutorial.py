@@ -70,11 +70,14 @@ def test_what_a_configuration_means(config):
     "wrong, message",
     [
         ({"embed_dims": 48}, "embed_dims is no setting; embed_dim"),
-        ({"optimizer": {"name": "lamb"}}, "opt: expected adamw or sgd, got 'lamb'"),
+        ({"optimizer": {"name": "lamb"}}, "optimizer.name: expected adamw, sgd, got 'lamb'"),
         ({"optimizer": {"betas": [0.9, 0.999]}}, r"optimizer.betas: expected \[0.9, 0.95\]"),
-        ({"scheduler": "exponential"}, "sched: expected cosine or step or plateau"),
+        ({"scheduler": "exponential"}, "scheduler: expected cosine, step, plateau"),
         ({"lr": "fast"}, "lr: expected float, got 'fast'"),
-        ({"mask_ratio": 1.5}, "mask_ratio"),
+        ({"mask_ratio": 1.5}, "mask_ratio: expected more than 0, at most 1, got 1.5"),
+        ({"optimizer": {"weight_decay": float("nan")}}, "weight_decay: expected at least 0, got nan"),
+        ({"warmup_epochs": -1}, "warmup_epochs: expected at least 0, got -1"),
+        ({"lr": 0.1, "scheduler": {"min_lr": 1}}, "min_lr: 1 is above config: lr 0.1"),
     ],
 )
 def test_wrong_configurations(wrong, message):

@@ -17,7 +17,7 @@ from mae_fast.ops.attention import attention  # noqa: E402
 from mae_fast.ops.bias_gelu import bias_gelu  # noqa: E402
 from mae_fast.ops.checks import image_shape  # noqa: E402
 from mae_fast.ops.gather_patches import gather_patches  # noqa: E402
-from mae_fast.ops.library import REFERENCE, TRITON, backends  # noqa: E402
+from mae_fast.ops.library import REFERENCE, TRITON, backends, kernels  # noqa: E402
 from mae_fast.ops.masked_mse import masked_mse  # noqa: E402
 from mae_fast.ops.random_masking import random_masking  # noqa: E402
 from mae_fast.ops.unshuffle import unshuffle  # noqa: E402
@@ -31,6 +31,7 @@ __all__ = [
     "bias_gelu",
     "gather_patches",
     "image_shape",
+    "kernels",
     "masked_mse",
     "random_masking",
     "unshuffle",

@@ -1,5 +1,6 @@
 """Which build of the C++ kernels this machine runs: csrc/ is compiled once for each instruction set."""
 
+import sys
 import warnings
 from importlib import import_module
 
@@ -13,6 +14,12 @@ def best_build() -> str:
     best = {"AVX512": "_C_avx512", "AVX2": "_C_avx2"}.get(torch.backends.cpu.get_cpu_capability(), "_C")
     bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return "_C_avx512_bf16" if best == "_C_avx512" and bf16() else best
+
+
+def loaded_build() -> str:
+    """The instruction set of the C++ kernels that are loaded, such as avx512_bf16; empty where none are."""
+    names = [name for name in BUILDS if f"mae_fast.{name}" in sys.modules]
+    return (names[0].removeprefix("_C_") if names[0] != "_C" else "baseline") if names else ""
 
 
 def load_cpu_kernels() -> None:

@@ -5,6 +5,8 @@ from importlib import import_module
 
 import torch
 
+from mae_fast.ops.builds import loaded_build
+
 try:
     import triton  # noqa: F401
 
@@ -32,6 +34,16 @@ def register(op: str, reference: Callable, triton: str | None = None) -> set[str
 def backends() -> dict[str, dict[str, str]]:
     """Which implementation each op runs on each device, asked of the dispatcher: {op: {"cpu": ..., "cuda": ...}}."""
     return {op: _kinds(op) for op in REFERENCE}
+
+
+def kernels(device: str) -> str:
+    """What runs the ops on a type of device, in a few words: "C++ (avx512_bf16)", and which ops lack a kernel."""
+    kinds = {op: where.get(device, "reference") for op, where in backends().items()}
+    lacking = [op for op, kind in kinds.items() if kind == "reference" and f"{op}_backward" in kinds]
+    if all(kind == "reference" for kind in kinds.values()):
+        return "none, plain PyTorch runs every op"
+    name = f"C++ ({loaded_build()})" if device == "cpu" else "Triton"
+    return name + (f"; plain PyTorch for {', '.join(lacking)}" if lacking else "")
 
 
 def _kinds(op: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from mae_fast.atomic import write_atomic
 from mae_fast.checkpoint import load_pretrained
 from mae_fast.config import SIZES
 from mae_fast.model import MaskedAutoencoderViT
-from mae_fast.ops import backends
+from mae_fast.ops import backends, kernels
 from mae_fast.parity import curve, model, ops
 from mae_fast.parity.cases import CASES, DTYPES, Case, preset_cases
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         torch.manual_seed(0)
         fast = MaskedAutoencoderViT(**kwargs).to(args.device)
         cases = [*CASES, *preset_cases(preset, args.batch).values()]
-    print("ops: " + ", ".join(f"{op} {where[args.device]}" for op, where in backends().items()))
+    print(f"kernels: {kernels(args.device)}")
     rows, about = model.check(fast, kwargs, dtypes, args.batch), facts(args.device)
     for more in check_ops(cases, dtypes, args.device):
         rows += more
