@@ -50,9 +50,10 @@ def load_pretrained(path: str | Path, **overrides) -> MaskedAutoencoderViT:
     num_heads of an unusual width or norm_pix_loss.
 
     An encoder-only checkpoint gives a model that encodes; what its decoder lacks is warned about, listed in
-    `model.missing_decoder_keys`, and reconstruction is refused.
+    `model.missing_decoder_keys`, and reconstruction is refused. Of a finetuned or probed classifier the encoder loads,
+    and the head is left out with a warning.
     """
-    state, config, _ = read_checkpoint(path)
+    state, config = read_state(path)
     model = build(config | overrides, path)
     load_weights(model, state, path)
     return model
@@ -72,8 +73,14 @@ def build(config: dict, path: str | Path) -> MaskedAutoencoderViT:
 
 
 def read_state(path: str | Path) -> tuple[dict, dict]:
-    """The weights of a checkpoint under their official names, and what it tells of the model's configuration."""
-    return read_checkpoint(path)[:2]
+    """The weights of a checkpoint under their official names, and what it tells of the model's configuration.
+
+    The head of a classifier is left out, with a warning.
+    """
+    state, config, rest = read_checkpoint(path)
+    if head := rest.get("mae_fast", {}).get("head"):
+        warnings.warn(f"{path}: a classifier; its head is left out: {', '.join(head)}", stacklevel=3)
+    return state, config
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict, dict, dict]:
@@ -81,12 +88,20 @@ def read_checkpoint(path: str | Path) -> tuple[dict, dict, dict]:
 
     path: a file of torch.save or safetensors with official, timm or Hugging Face names; a Hugging Face directory; the
     name of one on the Hugging Face hub, which is downloaded. The configuration is what the file tells: its own record
-    where we wrote it, config.json, or the shapes and the arguments saved with them.
+    where we wrote it, config.json, or the shapes and the arguments saved with them. Prefixes of wrappers (module.,
+    _orig_mod., model., backbone.) are stripped.
+
+    What the official names have no place for comes in the third value, under mae_fast: the head of a classifier, with
+    the pool (token or avg) that it takes its features from; huggingface, the config.json of a Hugging Face model.
     """
     if not Path(path).exists() and hub.is_name(str(path)):
         path = hub.download(str(path))
     path = Path(path)
     state, rest, settings = _read_directory(path) if path.is_dir() else _read_file(path)
+    state, head = layouts.split_head(layouts.unwrap(state))
+    beside = {"head": head, "pool": layouts.pool_of(state)} if head else {}
+    if settings is not None and layouts.is_huggingface(state):
+        beside["huggingface"] = _read_json((path if path.is_dir() else path.parent) / "config.json")
     args = rest.get("args")
     try:
         state, config = layouts.to_official(state, vars(args) if isinstance(args, argparse.Namespace) else {}, settings)
@@ -95,7 +110,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict, dict, dict]:
         raise CheckpointError(f"{path}: not a Masked Autoencoder: no {error.args[0]} (found {found}, ...)") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return state, config | rest.get("mae_fast", {}).get("config", {}), rest
+    ours = rest.get("mae_fast", {})
+    return state, config | ours.get("config", {}), rest | ({"mae_fast": ours | beside} if beside else {})
 
 
 def load_weights(model: MaskedAutoencoderViT, state: dict, path: str | Path) -> None:

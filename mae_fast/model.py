@@ -303,9 +303,10 @@ class MaskedAutoencoderViT(nn.Module):
         if self.missing_decoder_keys:
             first, *_, last = self.missing_decoder_keys
             raise ValueError(
-                "model: this one was loaded from an encoder-only checkpoint and cannot reconstruct: it lacks "
+                "model: this one was loaded from an encoder-only checkpoint and cannot reconstruct: the file has no "
+                "decoder, as those of finetuned classifiers and of timm have none. It lacks "
                 f"{len(self.missing_decoder_keys)} decoder keys, {first} to {last} (model.missing_decoder_keys). "
-                "Load a full checkpoint, or train a new decoder: mae-fast pretrain --init_from"
+                "Load the checkpoint of the pretraining, or train a new decoder: mae-fast pretrain --init_from"
             )
 
 

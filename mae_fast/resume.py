@@ -1,8 +1,6 @@
 """A training run in a file: all that the next step depends on, in the official checkpoint layout."""
 
 import argparse
-import shlex
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -71,7 +69,13 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: list[int],
         raise CheckpointError(
             f"{path}: holds weights but no training run to go on with; to start a run from it use --init_from"
         )
-    load_weights(model, content["model"], path)
+    state, head = layouts.split_head(layouts.unwrap(content["model"]))
+    if head:
+        raise CheckpointError(
+            f"{path}: holds the training run of a classifier ({', '.join(head)}), which is no pretraining run to go on "
+            "with; to start a run from its encoder use --init_from"
+        )
+    load_weights(model, state, path)
     load_optimizer(optimizer, content["optimizer"])
     if scaler.is_enabled() and content.get("scaler"):
         scaler.load_state_dict(content["scaler"])
@@ -96,12 +100,3 @@ def batch_size_of(path: Path) -> int | None:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of output_dir written last. Each is whole: they appear by a rename."""
     return max(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime_ns, default=None)
-
-
-def resume_command(path: Path) -> str:
-    """The command line of this process, with --resume pointing at path."""
-    words = [word for word in sys.argv[1:] if word != "--auto_resume"]
-    for index in [i for i, word in enumerate(words) if word == "--resume"][::-1]:
-        del words[index : index + 2]
-    words = [word for word in words if not word.startswith("--resume=")]
-    return shlex.join(["mae-fast", *words, "--resume", str(path)])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mae_fast
-from mae_fast import layouts, positions
+from mae_fast import layouts, models_vit, positions
 from mae_fast.atomic import save_atomic
 from mae_fast.checkpoint import CheckpointError, load_file, load_pretrained, read_checkpoint
 from mae_fast.cli import main
@@ -21,7 +21,7 @@ TINY = dict(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4, decod
 
 def bits(x):
     """The numbers as they lie in memory: NaN equals itself, 0 is not -0."""
-    return x.contiguous().view(torch.uint8)
+    return x.contiguous().reshape(x.shape or 1).view(torch.uint8)
 
 
 def same_bits(a, b):
@@ -153,6 +153,63 @@ def test_timm_loads_and_agrees(tmp_path, pool):
         assert torch.allclose(theirs(imgs), wanted, atol=1e-5)
 
 
+# ---- classifiers ----
+
+
+def classifier_file(path, pool, probe=False, **more):
+    """A file of main_finetune.py, or main_linprobe.py, with the model that made it. -> its state."""
+    torch.manual_seed(1)
+    model = models_vit.vit_small_patch16(depth=1, img_size=32, num_classes=5, global_pool=pool == "avg")
+    if probe:
+        model.head = torch.nn.Sequential(torch.nn.BatchNorm1d(384, affine=False, eps=1e-6), model.head)
+    args = argparse.Namespace(model="vit_small_patch16", nb_classes=5)
+    state = {key: torch.randn_like(p) if p.is_floating_point() else p for key, p in model.state_dict().items()}
+    optimizer = {"state": {0: {"exp_avg": torch.randn(3)}}, "param_groups": [{"lr": 0.1}]}
+    save_atomic({"model": state, "optimizer": optimizer, "epoch": 9, "scaler": {}, "args": args, **more}, path)
+    return state
+
+
+@pytest.mark.parametrize("probe", [False, True])
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_a_classifier_stays_whole(tmp_path, pool, probe):
+    from safetensors.torch import load_file as load_safetensors
+
+    state = classifier_file(tmp_path / "c.pth", pool, probe)
+    for source, to, out in (("c", "official", "1"), ("1", "mae_fast", "2"), ("2", "official", "3")):
+        assert convert(tmp_path / f"{source}.pth", tmp_path / f"{out}.pth", to) == []
+        content = load_file(tmp_path / f"{out}.pth")
+        assert same_bits(content["model"], state), out
+        assert torch.equal(content["optimizer"]["state"][0]["exp_avg"],
+                           load_file(tmp_path / "c.pth")["optimizer"]["state"][0]["exp_avg"])  # fmt: skip
+        assert content["epoch"] == 9 and content["mae_fast"].keys() == {"config"}
+    (note,) = convert(tmp_path / "c.pth", tmp_path / "1.safetensors", "official")
+    assert "optimizer" in note and same_bits(load_safetensors(tmp_path / "1.safetensors"), state)
+    convert(tmp_path / "c.pth", tmp_path / "64.pth", "official", img_size=64)
+    larger = load_file(tmp_path / "64.pth")["model"]
+    assert larger["pos_embed"].shape == (1, 17, 384)
+    assert same_bits(larger | {"pos_embed": state["pos_embed"]}, state)
+    convert(tmp_path / "c.pth", tmp_path / "encoder.pth", "official", encoder_only=True)
+    encoder = load_file(tmp_path / "encoder.pth")["model"]
+    assert "norm.weight" in encoder and not any(key.startswith(("head.", "fc_norm.")) for key in encoder)
+
+
+@pytest.mark.parametrize("pool, other", [("avg", "token"), ("token", "avg")])
+def test_a_classifier_keeps_its_head_where_the_layout_has_one(tmp_path, pool, other):
+    state = classifier_file(tmp_path / "c.pth", pool)
+    convert(tmp_path / "c.pth", tmp_path / "vit.pth", "timm", pool=pool)
+    assert same_bits(load_file(tmp_path / "vit.pth"), state)
+    classifier_file(tmp_path / "probe.pth", pool, probe=True)
+    left_out = "the head (head.weight, head.bias) is left out: "
+    for source, options, wanted in (
+        ("c.pth", {"to": "timm", "pool": other}, f"{left_out}it is of global_pool={pool}; keep it with --pool {pool}"),
+        ("c.pth", {"to": "hf"}, f"{left_out}Hugging Face's ViTMAE has none"),
+        ("probe.pth", {"to": "timm", "pool": pool}, "timm's is one Linear, and this one has a BatchNorm before it"),
+    ):
+        notes = convert(tmp_path / source, tmp_path / "out" / "model.safetensors", force=True, **options)
+        assert any(wanted in note for note in notes), notes
+        assert not any("head" in key for key in read_checkpoint(tmp_path / "out" / "model.safetensors")[0])
+
+
 # ---- Hugging Face ----
 
 
@@ -175,6 +232,25 @@ def test_huggingface_loads_exactly(tmp_path, model, checkpoint, transformers, we
     assert torch.allclose(out.logits, pred, atol=1e-5 * pred.abs().max().item())
     statistics = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
     assert statistics["image_mean"] == [0.5, 0.4, 0.3]
+
+
+def test_huggingface_settings_of_theirs_survive(tmp_path, transformers):
+    config = transformers.ViTMAEConfig(
+        hidden_size=48, num_hidden_layers=1, num_attention_heads=4, intermediate_size=192, image_size=32, patch_size=8,
+        decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=4,
+        decoder_intermediate_size=64, mask_ratio=0.6, initializer_range=0.05, attention_probs_dropout_prob=0.1,
+    )  # fmt: skip
+    transformers.ViTMAEForPreTraining(config).save_pretrained(tmp_path / "1")
+    (tmp_path / "1" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "crop_pct": 0.9}))
+    assert convert(tmp_path / "1", tmp_path / "2", "hf") == []
+    assert convert(tmp_path / "2", tmp_path / "3", "hf", img_size=64, encoder_only=True) == []
+    first, second, third = (json.loads((tmp_path / n / "config.json").read_text()) for n in "123")
+    assert second["mask_ratio"] == 0.6 and second["initializer_range"] == 0.05
+    assert second | first == second and "image_mean" not in second and "crop_pct" not in second
+    assert third == second | {"image_size": 64, "architectures": ["ViTMAEModel"]}
+    assert "mask_ratio" not in read_checkpoint(tmp_path / "2")[1]
+    assert convert(tmp_path / "2", tmp_path / "c.pth", "mae_fast") == []
+    assert load_file(tmp_path / "c.pth")["mae_fast"].keys() == {"config"}
 
 
 def test_huggingface_shards_are_one_checkpoint(tmp_path, model, checkpoint, transformers):
@@ -246,6 +322,13 @@ def test_a_classifier_or_another_network_is_named(tmp_path, transformers):
         load_pretrained(tmp_path / "bert")
 
 
+def test_wrapped_keys_are_converted_unwrapped(tmp_path, model):
+    wrapped = {f"_orig_mod.module.{key}": value for key, value in model.state_dict().items()}
+    save_atomic({"model": wrapped, "mae_fast": {"config": layouts.describe(model)}}, tmp_path / "c.pth")
+    assert convert(tmp_path / "c.pth", tmp_path / "official.pth", "official") == []
+    assert same_bits(load_file(tmp_path / "official.pth")["model"], {**model.state_dict()})
+
+
 def test_what_is_there_stays_unless_forced(tmp_path, checkpoint):
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "config.json").write_text("mine")
@@ -295,7 +378,7 @@ def test_command_line(tmp_path, model, capsys):
 @pytest.fixture
 def offline(tmp_path, monkeypatch):
     """huggingface_hub with an empty cache and no network. -> the cache."""
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")  # by its own name: the package loads it lazily
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"

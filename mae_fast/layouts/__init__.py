@@ -13,20 +13,25 @@ from mae_fast.layouts.huggingface import (
     to_huggingface_config,
     to_huggingface_preprocessor,
 )
-from mae_fast.layouts.official import State, describe, is_decoder_key, official_config
-from mae_fast.layouts.timm import from_timm, to_timm
+from mae_fast.layouts.official import State, describe, is_decoder_key, official_config, split_head, unwrap
+from mae_fast.layouts.timm import from_timm, name_norm, pool_of, to_timm
 
 __all__ = [
     "describe",
     "from_huggingface",
     "huggingface_config",
     "is_decoder_key",
+    "is_huggingface",
+    "name_norm",
     "official_config",
+    "pool_of",
+    "split_head",
     "to_huggingface",
     "to_huggingface_config",
     "to_huggingface_preprocessor",
     "to_official",
     "to_timm",
+    "unwrap",
 ]
 
 

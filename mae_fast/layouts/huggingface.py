@@ -110,13 +110,18 @@ def huggingface_config(config: dict) -> dict:
     }
 
 
-def to_huggingface_config(config: dict, encoder_only: bool) -> dict:
-    """What `describe` gave -> config.json of a ViTMAE directory. Raises ValueError for a non-square image."""
+def to_huggingface_config(config: dict, encoder_only: bool, theirs: dict) -> dict:
+    """What `describe` gave -> config.json of a ViTMAE directory. Raises ValueError for a non-square image.
+
+    theirs: the config.json that the model came with, of which all stays that our configuration does not tell
+    (mask_ratio, initializer_range, ...).
+    """
     height, width = config["img_size"]
     if height != width:
         raise ValueError(f"img_size: Hugging Face's ViTMAE takes square images, not {height} x {width}")
     D, decoder_D = config["embed_dim"], config["decoder_embed_dim"]
     return {
+        **theirs,
         "architectures": ["ViTMAEModel" if encoder_only else "ViTMAEForPreTraining"],
         "model_type": "vit_mae",
         "image_size": height,

@@ -13,9 +13,46 @@ DECODER_KEYS = ("mask_token", "decoder_")
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # width -> heads, of the ViT family
 DECODER_HEADS = {512: 16}
 
+# What wrappers put before every key of the network: DistributedDataParallel, torch.compile, Lightning, MMCV; nested too
+WRAPPED = re.compile(
+    r"(?:(?:module|_orig_mod|model|backbone)\.)+"
+    r"(?=(?:patch_embed\.proj|(?:vit\.)?embeddings\.patch_embeddings\.projection)\.weight$)"
+)
+FINETUNED_HEAD = frozenset(("head.weight", "head.bias"))
+PROBED_HEAD = frozenset(  # main_linprobe.py's BatchNorm1d(affine=False) and Linear
+    f"head.{name}" for name in ("0.running_mean", "0.running_var", "0.num_batches_tracked", "1.weight", "1.bias")
+)
+
 
 def is_decoder_key(key: str) -> bool:
     return key.startswith(DECODER_KEYS)
+
+
+def unwrap(state: State) -> State:
+    """The state without the prefix that wrappers gave the network, `module._orig_mod.` for one.
+
+    The prefix is that of the patch embedding, which every layout has. A key without it stays as it is, so that the
+    check of the model names it, and nothing is stripped where two keys would become one.
+    """
+    prefix = next((match[0] for key in state if (match := WRAPPED.match(key))), "")
+    unwrapped = {key.removeprefix(prefix): value for key, value in state.items()}
+    return unwrapped if len(unwrapped) == len(state) else state
+
+
+def split_head(state: State) -> tuple[State, State]:
+    """-> the state without a classifier's head, and that head: {} where there is none.
+
+    A head is taken out only if it is whole: one Linear on the encoder's width, as main_finetune.py and timm save it, or
+    with main_linprobe.py's BatchNorm before it. Any other key of this name stays, to be named as unexpected.
+    """
+    head = {key: value for key, value in state.items() if key.startswith("head.")}
+    linear = {FINETUNED_HEAD: "head", PROBED_HEAD: "head.1"}.get(frozenset(head))
+    if linear is None or "patch_embed.proj.weight" not in state:
+        return state, {}
+    shape = (*head[f"{linear}.bias"].shape, state["patch_embed.proj.weight"].shape[0])
+    if head[f"{linear}.weight"].shape != shape:
+        return state, {}
+    return {key: value for key, value in state.items() if key not in head}, head
 
 
 def describe(model) -> dict:
