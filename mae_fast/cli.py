@@ -10,8 +10,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mae_fast import pretrain_args
+from mae_fast.recipe import positive
 
-POSITIONAL = ("source", "out", "path", "folder", "logs")  # arguments that are no flags
+POSITIONAL = ("source", "out", "path", "folder", "logs")  # arguments that are no flags, but --out of reconstruct
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,11 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     if argv[:1] == ["bench"]:  # its own parser is in benchmarks/, which only a clone has
         return bench(argv[1:])
     args = parser.parse_args(argv)
+    args.words = argv
     try:
         if getattr(args, "config", None):
             commands.choices["pretrain"].set_defaults(**pretrain_args.read_config(args.config))
             args = parser.parse_args(argv)
-        args.words = argv
+            args.words = argv
         return args.run(args) or 0
     except (ValueError, OSError, ImportError) as error:
         print(f"mae-fast {args.command}: {name_flag(error, args)}", file=sys.stderr)
@@ -45,17 +47,22 @@ def name_flag(error: Exception, args: argparse.Namespace) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    # The path itself or one below it was refused, or a folder above it, which was to be made.
     given = [
         (str(Path(path)), name)
         for name, value in vars(args).items()
         for path in (value if isinstance(value, list) else [value])
         if name != "words" and isinstance(path, str | Path) and str(path)
     ]
-    of_text = [pair for pair in given if text.startswith(tuple(f"{pair[0]}{end}" for end in (":", "/", ",")))]
+    refused = text.split(": ")[0]
+    of_text = [
+        (path, name) for path, name in given if f"{refused}/".startswith(f"{path}/") or path.startswith(f"{refused}/")
+    ]
     if not of_text:
         return text
     _, name = max(of_text, key=lambda pair: len(pair[0]))
-    return f"{'' if name in POSITIONAL else '--'}{name}: {text}"
+    is_flag = name not in POSITIONAL or any(word.startswith(f"--{name}") for word in args.words)
+    return f"{'--' * is_flag}{name}: {text}"
 
 
 def add_pretrain(commands) -> None:
@@ -90,7 +97,7 @@ def add_reconstruct(commands) -> None:
     parser.add_argument("--images", required=True, help="a folder of pictures, or one")
     parser.add_argument("--out", required=True, help="the PNG to write")
     parser.add_argument("--mask_ratio", type=float, default=0.75)
-    parser.add_argument("--limit", type=int, default=8, help="at most so many pictures of a folder")
+    parser.add_argument("--limit", type=positive, default=8, help="at most so many pictures of a folder")
     parser.add_argument("--seed", type=int, default=0, help="of the mask")
     parser.add_argument("--norm_pix_loss", action="store_true", default=None, help="where the checkpoint does not tell")
 
@@ -120,7 +127,7 @@ def add_convert(commands) -> None:
     parser.add_argument("out", metavar="OUT", help="a .pth or .safetensors file; for hf a folder")
     parser.add_argument("--to", required=True, choices=["official", "hf", "timm", "mae_fast"])
     parser.add_argument("--encoder_only", action="store_true", help="leave out the decoder")
-    parser.add_argument("--img_size", type=int, help="interpolate the positions for images of so many pixels")
+    parser.add_argument("--img_size", type=positive, help="interpolate the positions for images of so many pixels")
     parser.add_argument("--pool", default="token", choices=["token", "avg"], help="global_pool of the timm model")
     parser.add_argument("--num_heads", type=int, help="where the checkpoint does not tell")
     parser.add_argument("--decoder_num_heads", type=int, help="where the checkpoint does not tell")

@@ -21,6 +21,9 @@ def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) 
 
     Both fused: one pass over the weights, and `optimizer.found_inf` makes a step do nothing without asking the device.
     """
+    for setting, value in {"lr": lr, "weight_decay": weight_decay}.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{setting}: expected a finite number, at least 0; got {value}")
     groups = param_groups(model, weight_decay)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)

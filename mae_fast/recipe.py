@@ -4,6 +4,7 @@ The flags of `mae-fast pretrain`, the keys of a --config file and those of a tut
 fields and held to their ranges.
 """
 
+import argparse
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -139,6 +140,14 @@ class Pretrain:
         "unreadable, 16-bit, CMYK or palette: skip and count, stop and name, or convert what can be",
         choices=("skip", "stop", "convert"),
     )
+
+
+def positive(text: str) -> int:
+    """The type of a command's flag that counts something."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
+    return number
 
 
 SETTINGS: dict[str, Setting] = {field.name: field.metadata["setting"] for field in dataclasses.fields(Pretrain)}

@@ -73,6 +73,12 @@ class TrainingStep:
         self.device = next(model.parameters()).device
         if cuda_graphs and not (compile and self.device.type == "cuda"):
             raise ValueError(f"cuda_graphs: needs compile and a CUDA device; got compile={compile} and {self.device}")
+        if accumulate < 1:
+            raise ValueError(f"accumulate: expected at least 1 batch, got {accumulate}")
+        if clip_grad is not None and not 0 <= clip_grad < math.inf:
+            raise ValueError(
+                f"clip_grad: expected the largest norm of the gradient, at least 0, or None; got {clip_grad}"
+            )
         if not optimizer.defaults.get("fused"):
             raise ValueError(
                 "optimizer: expected a fused one, as mae_fast.optim.make_optimizer makes; others cannot skip a step "

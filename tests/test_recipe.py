@@ -4,9 +4,13 @@ import math
 
 import pytest
 import yaml
+from PIL import Image
 
-from mae_fast import tutorial
+from mae_fast import layouts, tutorial
+from mae_fast.atomic import save_atomic
 from mae_fast.cli import main
+from mae_fast.config import TINY
+from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.recipe import SETTINGS, Pretrain
 
 OUTSIDE = [
@@ -44,3 +48,35 @@ def test_a_number_out_of_range_is_refused_wherever_it_comes_from(tmp_path, capsy
     with pytest.raises(ValueError) as error:
         tutorial.arguments({key: value})
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("reconstruct --checkpoint=/no.pth --images=. --out=o.png", "--checkpoint: /no.pth: No such file"),
+        ("convert {checkpoint} /dev/null/x.pth --to=official", "convert: out: /dev/null"),
+        ("reconstruct --checkpoint={checkpoint} --images={images} --out=/dev/null/x.png", "--out: /dev/null"),
+        ("convert /no.pth o.pth --to=official", "source: /no.pth: No such file"),
+        ("data check /no/folder", "path: /no/folder: no such folder"),
+        ("data photos /dev/null/x", "folder: /dev/null"),
+        ("parity curve /no/a /no/b", "logs: /no/a: No such file"),
+        ("parity curve --steps=1 --batch=1 --images=/no/folder", "--images: /no/folder: no such folder"),
+    ],
+)
+def test_an_error_about_a_path_names_the_argument_that_gave_it(tmp_path, capsys, words, message):
+    checkpoint = tmp_path / "weights.pth"
+    model = MaskedAutoencoderViT(**TINY.kwargs(), img_size=16)
+    save_atomic({"model": model.state_dict(), "mae_fast": {"config": layouts.describe(model)}}, checkpoint)
+    Image.new("RGB", (16, 16)).save(tmp_path / "image.png")
+    assert main(words.format(checkpoint=checkpoint, images=tmp_path / "image.png").split()) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["reconstruct --limit", "convert a b --to=hf --img_size", "parity --batch", "parity curve --steps"],
+)
+def test_a_count_below_one_is_refused_by_name(capsys, words):
+    with pytest.raises(SystemExit):
+        main([*words.split(), "0"])
+    assert f"argument {words.split()[-1]}: expected at least 1, got 0" in capsys.readouterr().err

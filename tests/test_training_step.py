@@ -151,3 +151,15 @@ def test_nothing_is_made_that_need_not_be():
     with Shapes() as shapes:
         naive(imgs)[0].backward()
     assert {(B, L, P), (B, 1 + L, P), *probabilities} <= shapes.seen
+
+
+@pytest.mark.parametrize("wrong", [{"accumulate": 0}, {"clip_grad": -1.0}, {"clip_grad": float("nan")}])
+def test_numbers_that_make_no_sense_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected .*at least"):
+        build(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"lr": float("nan")}, {"weight_decay": float("nan")}])
+def test_an_optimizer_of_such_numbers_is_refused_too(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected a finite number"):
+        make_optimizer(torch.nn.Linear(2, 2), "adamw", **{"lr": 1e-3, "weight_decay": 0.05} | wrong)

@@ -66,6 +66,12 @@ def test_what_a_configuration_means(config):
     assert (args.sched, args.decay_epochs, args.decay_rate) == ("step", 5, 0.5)
 
 
+def test_fp8_asks_the_model_for_its_width(config):
+    """Its name, MAE, is no preset's."""
+    with pytest.raises(ValueError, match="fp8: needs a GPU"):
+        mae_fast.MAETrainer(config | {"fp8": True}, "cpu").train()
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [

@@ -25,6 +25,7 @@ from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.ops import backends, kernels
 from mae_fast.parity import curve, model, ops
 from mae_fast.parity.cases import CASES, DTYPES, Case, preset_cases
+from mae_fast.recipe import positive
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", nargs="+", default=["fp32", "bf16"], choices=DTYPES, metavar="DTYPE", help="of fp32, bf16, fp16")
     add("--preset", default="base", choices=SIZES, help="model whose shapes and whole step are checked, from scratch")
     add("--checkpoint", metavar="FILE", help="check this model in place of a preset")
-    add("--batch", type=int, default=2, help="images")
+    add("--batch", type=positive, default=2, help="images")
     add("--json", type=Path, metavar="FILE", help="every row, with its errors")
     parser.set_defaults(run=run)
 
@@ -47,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--absolute", type=float, default=curve.ABSOLUTE, help="mean absolute difference that passes")
     add("--images", metavar="FOLDER", help="train on these pictures (default: smooth random ones)")
     add("--preset", default="tiny", choices=SIZES)
-    add("--img_size", type=int, default=96)
-    add("--steps", type=int, default=200)
-    add("--batch", type=int, default=32)
+    add("--img_size", type=positive, default=96)
+    add("--steps", type=positive, default=200)
+    add("--batch", type=positive, default=32)
     add("--dtype", default="bf16", choices=DTYPES, help="of the fast path; the reference trains in float32")
     add("--device", default=DEVICE, choices=["cpu", "cuda"])
     add("--compile", action="store_true")
