@@ -37,6 +37,12 @@ class Record:
         write_atomic(self.file, lambda file: file.write(content.encode()))
         write_atomic(self.file.with_suffix(".csv"), lambda file: file.write(to_csv(self.rows).encode()))
 
+    def put(self, rows: list[dict]) -> None:
+        """Add rows in place of those with the same identity, such as those of an earlier round."""
+        new = {identity(row) for row in rows}
+        self.rows = [row for row in self.rows if identity(row) not in new]
+        self.add(rows)
+
 
 def read(file: Path) -> dict:
     """-> {"facts": ..., "rows": [...]}. ValueError names a file that is no record."""

@@ -29,8 +29,13 @@ from mae_fast.step import TrainingStep
 LR = 1.5e-4
 
 
-def steps(preset: str, batches: list[int], dtype: str, img_size: int, device: str, rounds: int) -> list[list[float]]:
-    """Seconds of each round at each batch size, in turn; in all ranks of the process group, where there is one."""
+def steps(
+    preset: str, batches: list[int], dtype: str, img_size: int, device: str, rounds: int, keep=lambda seconds: None
+) -> list[list[float]]:
+    """Seconds of each round at each batch size, in turn; in all ranks of the process group, where there is one.
+
+    keep: called after each round with what is returned in the end.
+    """
     if device == "cpu":
         keep_freed_memory()
     torch.manual_seed(0)
@@ -47,7 +52,10 @@ def steps(preset: str, batches: list[int], dtype: str, img_size: int, device: st
 
     sides = {batch: lambda imgs, i=i: lambda: step(imgs[i]) for i, batch in enumerate(batches)}
     label = None if dist.is_initialized() else f"{preset}, batch"  # one bar is enough
-    return list(take_turns(sides, draw, rounds, Clock(device), label=label).seconds.values())
+    turns = take_turns(
+        sides, draw, rounds, Clock(device), label=label, after_round=lambda seconds: keep(list(seconds.values()))
+    )
+    return list(turns.seconds.values())
 
 
 def _rank(rank: int, ranks: int, port: int, threads: int, arguments: tuple, queue) -> None:
@@ -90,11 +98,15 @@ def run(options: Options) -> int:
         default = options.batch_of(name)
         batches = options.batches if len(options.batches) > 1 else [max(1, default // 4), default // 2, default]
         rest = (dtype, options.img_size, options.device, options.rounds_or(7))
-        rows = [_row(name, dtype, batch, 1, taken) for batch, taken in
-                zip(batches, steps(name, batches, *rest), strict=True)]  # fmt: skip
-        best = max(row["images_per_s"] for row in rows)
-        for row in rows:
-            row["of_limit"] = row["images_per_s"] / best
+
+        def lone_rows(seconds: list[list[float]], name=name, batches=batches) -> list[dict]:
+            rows = [_row(name, dtype, batch, 1, taken) for batch, taken in zip(batches, seconds, strict=True)]
+            best = max(row["images_per_s"] for row in rows)
+            return [row | {"of_limit": row["images_per_s"] / best} for row in rows]
+
+        rows = lone_rows(
+            steps(name, batches, *rest, keep=lambda seconds, record=record, of=lone_rows: record.put(of(seconds)))
+        )
         lone = rows[-1]["images_per_s"]
         for ranks in tqdm([n for n in options.ranks if n > 1], unit=" runs", leave=False):
             row = _identity(name, dtype, batches[-1], ranks)
@@ -107,7 +119,8 @@ def run(options: Options) -> int:
             rows.append(_row(name, dtype, batches[-1], ranks, on_ranks(ranks, name, batches[-1:], *rest)[0]))
             # The cores of a CPU are shared out, so a lone process with all of them is as fast as ranks can be.
             rows[-1]["of_limit"] = rows[-1]["images_per_s"] / lone / (ranks if options.device == "cuda" else 1)
-        record.add(rows)
+            record.put(rows)
+        record.put(rows)
         print(f"\n{name}, {dtype}, ours compiled")
         print(table.screen(rows, COLUMNS), flush=True)
     return 0

@@ -51,11 +51,13 @@ class Turns:
 def take_turns(
     sides: dict[str, Callable], draw: Callable[[], tuple], rounds: int, clock: Clock, *,
     warm_up: int = 1, until: float = float("inf"), label: str | None = "",
+    after_round: Callable[[dict[str, list[float]]], None] = lambda seconds: None,
 ) -> Turns:  # fmt: skip
     """Time all sides, a call each a round, after `warm_up` rounds that do not count.
 
     sides: {name: prepare}; prepare(*draw()) runs untimed and returns the call that is timed. A round begins only
     before `until` (time.monotonic); the first one always does. label: of the progress bar; None for none.
+    after_round: called with the seconds so far, to keep them if the run is stopped.
     """
     seconds = {name: [] for name in sides}
     began, waited = time.perf_counter(), cpu_wait()
@@ -72,6 +74,8 @@ def take_turns(
                 if turn >= warm_up:
                     seconds[name].append(taken)
                 bar.update()
+            if turn >= warm_up:
+                after_round(seconds)
     passed = time.perf_counter() - began
     return Turns(seconds, None if waited is None else (cpu_wait() - waited) / passed)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import flops, products, table
 from benchmarks.options import Options
-from benchmarks.record import reason
+from benchmarks.record import Record, reason
 from benchmarks.timing import Clock, summary, take_turns
 from benchmarks.train import LR, WEIGHT_DECAY
 from mae_fast import ops, reference
@@ -123,8 +123,8 @@ def refusal(bar: Bar, step: TrainingStep, gate: Gate, seed: int) -> str:
     return f"fails parity, not timed: {failed[0].result}: error {failed[0].error:.1e}" if failed else ""
 
 
-def measure(name: str, preset: Preset, batch: int, options: Options) -> list[dict]:
-    """A row a bar."""
+def measure(name: str, preset: Preset, batch: int, options: Options, record: Record | None = None) -> list[dict]:
+    """A row a bar; those of the rounds so far go to record."""
     torch.compiler.reset()
     gc.collect()
     device, size = options.device, options.img_size
@@ -157,14 +157,20 @@ def measure(name: str, preset: Preset, batch: int, options: Options) -> list[dic
         turns = take_turns(
             sides, draw, options.rounds_or(7), Clock(device), warm_up=3 if device == "cuda" else 1,
             until=options.until, label=name,
+            after_round=lambda seconds: record and record.put(_rows(name, batch, dtype_name, notes, seconds)),
         )  # fmt: skip
-    limit = median(turns.seconds[ALONE])
+    return _rows(name, batch, dtype_name, notes, turns.seconds)
+
+
+def _rows(name: str, batch: int, dtype_name: str, notes: dict[Bar, str], seconds: dict[Bar, list[float]]) -> list[dict]:
+    """notes: why a bar was not timed, "" where it was."""
+    limit = median(seconds[ALONE])
     rows, timed = [], []
-    for bar in [*steps, ALONE]:
+    for bar in [*notes, ALONE]:
         row = {"part": "waterfall", "preset": name, "batch": batch, "side": bar.name, "note": notes.get(bar, "")}
         row["dtype"] = dtype_name if bar.narrow else "fp32"
-        if bar in sides:
-            timed.append(turns.seconds[bar])
+        if bar in seconds:
+            timed.append(seconds[bar])
             row |= {"seconds": timed[-1], **summary(timed[-1])}
             row |= {"images_per_s": batch / row["median_s"], "limit_s": limit, "of_limit": limit / row["median_s"]}
             row["x_before"], row["x_first"] = (
@@ -191,8 +197,8 @@ def run(options: Options) -> int:
     for name, preset in options.presets.items():
         record = options.record(f"waterfall_{name}")
         for batch in options.batches_of(name):
-            rows = measure(name, preset, batch, options)
-            record.add(rows)
+            rows = measure(name, preset, batch, options, record)
+            record.put(rows)
             print(f"\n{name}, batch {batch}")
             print(table.screen(rows, COLUMNS), flush=True)
     return 0

@@ -126,7 +126,9 @@ def add_convert(commands) -> None:
     parser.add_argument("source", metavar="IN", help="a checkpoint of any layout, or a name on the Hugging Face hub")
     parser.add_argument("out", metavar="OUT", help="a .pth or .safetensors file; for hf a folder")
     parser.add_argument("--to", required=True, choices=["official", "hf", "timm", "mae_fast"])
-    parser.add_argument("--encoder_only", action="store_true", help="leave out the decoder, and the head of a classifier")
+    parser.add_argument(
+        "--encoder_only", action="store_true", help="leave out the decoder, and the head of a classifier"
+    )
     parser.add_argument("--img_size", type=positive, help="interpolate the positions for images of so many pixels")
     parser.add_argument("--pool", default="token", choices=["token", "avg"], help="global_pool of the timm model")
     parser.add_argument("--num_heads", type=int, help="where the checkpoint does not tell")

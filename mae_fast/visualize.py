@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mae_fast.atomic import write_atomic
+from mae_fast.data.image_file import decode_rgb, explain, read_header
 from mae_fast.data.sources import EXTENSIONS
 from mae_fast.model import MaskedAutoencoderViT
 
@@ -55,17 +56,22 @@ def reconstruct(
 def load_images(path: str | Path, size: tuple[int, int], channels: int, limit: int) -> tuple[list[str], Tensor]:
     """The first `limit` pictures of a folder, or one file, cut to (height, width): names and uint8 (B, H, W, C)."""
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
     if not files:
-        raise ValueError(f"--images: no pictures in {path} (looked for {', '.join(EXTENSIONS)})")
+        raise ValueError(f"images: no pictures in {path} (looked for {', '.join(EXTENSIONS)})")
     if channels not in (1, 3):
-        raise ValueError(f"--checkpoint: a model of {channels} channels cannot be shown as pictures")
+        raise ValueError(f"model: one of {channels} channels cannot be shown as pictures")
     arrays = []
     for file in files[:limit]:
+        header = read_header(str(file))  # what training would call bad is bad here, but for what converts
+        if header.fault:
+            raise ValueError(f"{file}: {header.fault}")
         try:
-            image = Image.open(file).convert("RGB" if channels == 3 else "L")
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"--images: cannot read {file}: {error}") from None
+            image = decode_rgb(str(file)).convert("RGB" if channels == 3 else "L")
+        except Exception as error:  # a damaged file may raise anything at all inside Pillow
+            raise ValueError(f"{file}: {explain(error)}") from None
         fitted = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BICUBIC)
         arrays.append(np.array(fitted).reshape(*size, channels))
     return [file.stem for file in files[:limit]], torch.from_numpy(np.stack(arrays))

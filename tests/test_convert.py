@@ -387,7 +387,9 @@ def offline(tmp_path, monkeypatch):
 def test_a_hub_name_without_a_network_is_one_sentence(offline, capsys):
     assert main(["convert", "facebook/vit-mae-base", "out.pth", "--to=official"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("mae-fast convert: source: facebook/vit-mae-base: no such file here, and the Hugging Face hub")
+    assert error.startswith(
+        "mae-fast convert: source: facebook/vit-mae-base: no such file here, and the Hugging Face hub"
+    )
     assert error.count("\n") == 1
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         load_pretrained("runs/nowhere.pth")  # a file's name: the hub is not asked

@@ -329,3 +329,11 @@ def test_every_attention_gives_the_same_numbers(name):
 def test_an_unknown_attention_is_named():
     with pytest.raises(ValueError, match="attention: expected one of auto, fused, sdpa"):
         mae_fast.MaskedAutoencoderViT(**TINY, attention="flash")
+
+
+@pytest.mark.parametrize("imgs", [torch.zeros(0, 3, 32, 32), torch.zeros(0, 32, 32, 3, dtype=torch.uint8)])
+@pytest.mark.parametrize("call", ["forward", "training_loss", "encode", "patchify"])
+def test_a_batch_of_no_images_is_refused_by_name(imgs, call):
+    model = mae_fast.MaskedAutoencoderViT(**TINY)
+    with pytest.raises(ValueError, match="imgs: expected at least one image"):
+        getattr(model, call)(imgs)

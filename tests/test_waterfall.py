@@ -9,6 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mae_fast
 from benchmarks import plots, waterfall
+from benchmarks.__main__ import main
+from benchmarks.record import Record, read
+from benchmarks.timing import Clock, take_turns
 from mae_fast import reference
 
 NAMES = ["plain PyTorch, fp32", *(name for name, _ in waterfall.CHANGES)]
@@ -97,3 +100,43 @@ def test_a_wrong_bar_is_named_and_passed_over(tmp_path, monkeypatch, eager):
     assert wrong["note"].startswith("fails parity, not timed: loss") and "seconds" not in wrong
     a, b = (rows[name]["seconds"] for name in (NAMES[2], NAMES[4]))
     assert after["x_before"] == pytest.approx((a[0] / b[0] + a[1] / b[1]) / 2)
+
+
+def test_what_was_measured_stays_when_the_run_is_stopped(tmp_path):
+    """Rows are written after each round, and a later round's replace them."""
+    seen = []
+
+    def stopped(seconds, limit=2):
+        seen.append({name: len(values) for name, values in seconds.items()})
+        if len(seen) == limit:
+            raise KeyboardInterrupt
+
+    record = Record(tmp_path / "some.json", {})
+    sides = {"a": lambda: lambda: None, "b": lambda: lambda: None}
+
+    def rows(seconds):
+        record.put([{"part": "x", "side": name, "rounds": len(values)} for name, values in seconds.items()])
+        stopped(seconds)
+
+    with pytest.raises(KeyboardInterrupt):
+        take_turns(sides, tuple, 5, Clock("cpu"), label=None, after_round=rows)
+    assert seen == [{"a": 1, "b": 1}, {"a": 2, "b": 2}]
+    assert [row["rounds"] for row in read(record.file)["rows"]] == [2, 2]
+
+
+@pytest.mark.parametrize("part", ["waterfall", "scaling"])
+def test_a_part_that_is_stopped_leaves_its_rounds(eager, part, tmp_path, monkeypatch):
+    put, calls = Record.put, []
+
+    def stop_after_two(record, rows):
+        put(record, rows)
+        calls.append(rows)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Record, "put", stop_after_two)
+    words = [part, "--device=cpu", "--quick", "--rounds=4", f"--out={tmp_path}"]
+    with pytest.raises(KeyboardInterrupt):
+        main(words)
+    written = read(tmp_path / f"{part}_tiny.json")["rows"]
+    assert written and {len(row["seconds"]) for row in written if "seconds" in row} == {2}
