@@ -2,7 +2,7 @@
 
     pip install --no-build-isolation -e .
 
-Without torch at build time or without a C++20 compiler the install goes through and the package says at import what is
+Without torch at build time or without a C++20 compiler the install goes through and the package says, at the first CPU tensor, what is
 missing: the C++ kernels only make it faster.
 """
 

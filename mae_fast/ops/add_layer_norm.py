@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.library import define, register_autograd, register_fake
 
 from mae_fast import reference
+from mae_fast.ops.builds import warn_without_kernels
 from mae_fast.ops.checks import describe
 from mae_fast.ops.library import register
 
@@ -101,6 +102,8 @@ def add_layer_norm(
         or x.dtype not in (torch.float32, dtype)
         or (y is not None and y.dtype != dtype)
     ):
+        if not torch.compiler.is_compiling():
+            warn_without_kernels(x)
         return reference.add_layer_norm(x, y, weight, bias, eps, dtype)
     s, out, *_ = torch.ops.mae_fast.add_layer_norm(x, y, weight, bias, eps, dtype)
     return x if y is None else s, out

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.library import define, register_autograd, register_fake
 
 from mae_fast import reference
+from mae_fast.ops.builds import warn_without_kernels
 from mae_fast.ops.checks import describe
 from mae_fast.ops.library import register
 
@@ -53,5 +54,7 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     if not x.is_floating_point() or not x.dim() or bias.shape != x.shape[-1:] or not bias.is_floating_point():
         raise ValueError(f"x, bias: expected float (..., D) and float (D,); got {describe(x)} and {describe(bias)}")
     if x.dtype == torch.float64 or x.device.type not in _KERNEL_ON:
+        if not torch.compiler.is_compiling():
+            warn_without_kernels(x)
         return reference.bias_gelu(x, bias)
     return torch.ops.mae_fast.bias_gelu(x, bias)

@@ -5,6 +5,7 @@ import warnings
 from importlib import import_module
 
 import torch
+from torch import Tensor
 
 BUILDS = ["_C_avx512_bf16", "_C_avx512", "_C_avx2", "_C"]  # best first
 
@@ -22,16 +23,27 @@ def loaded_build() -> str:
     return (names[0].removeprefix("_C_") if names[0] != "_C" else "baseline") if names else ""
 
 
+_missing = ""  # why no build is loaded; emptied once that is said
+
+
 def load_cpu_kernels() -> None:
-    """Register the C++ kernels of the best build there is for this machine with the dispatcher, or warn."""
+    """Register the C++ kernels of the best build there is for this machine with the dispatcher."""
+    global _missing
     for name in BUILDS[BUILDS.index(best_build()) :]:
         try:
             import_module(f"mae_fast.{name}")
             return
         except ImportError as error:
-            reason = error
-    warnings.warn(
-        f"mae_fast's C++ kernels are not built ({reason}); CPU tensors take the slower PyTorch reference. "
-        "To build them: pip install --no-build-isolation -e . (needs a C++20 compiler)",
-        stacklevel=4,
-    )
+            _missing = str(error)
+
+
+def warn_without_kernels(x: Tensor | None) -> None:
+    """Warn, once a process, when a CPU tensor meets an op whose C++ kernels are not built; a GPU needs none of them."""
+    global _missing
+    if _missing and x is not None and x.device.type == "cpu":
+        warnings.warn(
+            f"mae_fast's C++ kernels are not built ({_missing}); CPU tensors take the slower PyTorch reference. "
+            "To build them: pip install --no-build-isolation -e . (needs a C++20 compiler)",
+            stacklevel=3,
+        )
+        _missing = ""

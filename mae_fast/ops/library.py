@@ -5,7 +5,7 @@ from importlib import import_module
 
 import torch
 
-from mae_fast.ops.builds import loaded_build
+from mae_fast.ops.builds import loaded_build, warn_without_kernels
 
 try:
     import triton  # noqa: F401
@@ -24,7 +24,7 @@ def register(op: str, reference: Callable, triton: str | None = None) -> set[str
     -> the types of device that have a kernel of their own, C++ or Triton.
     """
     REFERENCE[op] = reference
-    torch.library.impl(f"mae_fast::{op}", "default", reference)
+    torch.library.impl(f"mae_fast::{op}", "default", _warning(reference))
     if triton and HAS_TRITON:
         TRITON[op] = getattr(import_module(f"mae_fast_kernels.{triton}"), op)
         torch.library.impl(f"mae_fast::{op}", "CUDA", _on_device(TRITON[op]))
@@ -50,6 +50,16 @@ def _kinds(op: str) -> dict[str, str]:
     kernels = {"cpu": ("CPU", "cpp"), "cuda": ("CUDA", "triton")}
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     return {device: kind if has(f"mae_fast::{op}", key) else "reference" for device, (key, kind) in kernels.items()}
+
+
+def _warning(reference: Callable) -> Callable:
+    """The reference as a kernel, which a CPU tensor meets only where no C++ kernel is built."""
+
+    def kernel(x, *args):
+        warn_without_kernels(x)
+        return reference(x, *args)
+
+    return kernel
 
 
 def _on_device(launcher: Callable) -> Callable:
