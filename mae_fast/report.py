@@ -1,4 +1,4 @@
-"""What a run tells: the progress bar, log.txt, TensorBoard, loss.png. Rank 0 alone calls this."""
+"""What a run tells: its progress, log.txt, TensorBoard, loss.png. Rank 0 alone calls this."""
 
 import json
 import math
@@ -6,9 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mae_fast.atomic import write_atomic
+from mae_fast.progress import Bar, Lines
 
 
 class Report:
@@ -29,23 +28,14 @@ class Report:
 
             self.writer = SummaryWriter(log_dir, purge_step=int(1000 * start) if start else None)
         self.drawn = -math.inf
-        interactive = sys.stderr.isatty()
         self.epochs = epochs
-        self.bar = tqdm(
-            total=epochs * images_per_epoch,
-            initial=round(start * images_per_epoch),
-            unit=" images",
-            dynamic_ncols=interactive,
-            mininterval=0.2 if interactive else 15,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {rate_fmt} left {remaining}{postfix}",
-        )
+        total, initial = epochs * images_per_epoch, round(start * images_per_epoch)
+        self.bar = Bar(total, initial) if sys.stderr.isatty() else Lines(total, initial)
 
     def steps(self, epoch: int, records: list[tuple[float, float, float]], images: int) -> None:
         """Show finished steps and write them as events. records: (fractional epoch, lr, loss) of each."""
-        self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}", refresh=False)
         _, lr, loss = records[-1]
-        self.bar.set_postfix_str(f"loss {loss:.4f} lr {lr:.2e}", refresh=False)
-        self.bar.update(images)
+        self.bar.update(images, f"epoch {epoch + 1}/{self.epochs}", f"loss {loss:.4f} lr {lr:.2e}")
         if self.writer:
             for at, lr, loss in records:
                 if math.isfinite(loss):
@@ -54,6 +44,7 @@ class Report:
 
     def epoch(self, epoch: int, train_lr: float, train_loss: float) -> None:
         """Add a finished epoch to log.txt."""
+        self.bar.epoch_end()
         if self.folder:
             path = self.folder / "log.txt"
             entry = {"train_lr": train_lr, "train_loss": train_loss, "epoch": epoch}
@@ -73,7 +64,7 @@ class Report:
         self.drawn = time.monotonic()
 
     def say(self, text: str) -> None:
-        self.bar.write(text, file=sys.stderr)
+        self.bar.say(text)
 
     def close(self) -> None:
         self.bar.close()
