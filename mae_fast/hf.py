@@ -1,12 +1,14 @@
-"""Hugging Face ViTMAE on our ops, in place: `accelerate()`, undone by `restore()`.
+"""Hugging Face's ViTMAE and ViT on our ops, in place: `accelerate()`, undone by `restore()`.
 
 The manner of Liger-Kernel: the model stays Hugging Face's, with its parameters, configuration, hooks and outputs, and
 the forwards of its parts are replaced. A part that does more than we do (dropout of the attention, a mask, attention
 weights to return, another activation, a wrapped or hooked layer) runs its own forward. Works with transformers 4.57 to
-5.23; up to 5.8 a layer has its parts under other names, hence two functions for some of them.
+5.23; up to 5.8 a layer has its parts under other names, hence two functions for some of them. The blocks of ViT, which
+people finetune after pretraining, are those of ViTMAE under names without MAE.
 """
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from types import ModuleType
@@ -25,18 +27,20 @@ KEEPS_WEIGHTS = "_mae_fast_keeps_weights"
 
 
 def accelerate(model: nn.Module | None = None) -> nn.Module | None:
-    """Run a ViTMAEForPreTraining or ViTMAEModel, or what contains one, on mae_fast's ops; without one, all of them.
+    """Run a model with a ViTMAEModel or ViTModel in it on mae_fast's ops; without a model, all such models.
+
+    ViTMAEForPreTraining, ViTForImageClassification, ViTForMaskedImageModeling, or a model of one's own around those.
 
     Returns the model. Inputs, output fields, random masks, parameters and state dict stay; `attn_implementation` no
     longer matters, except that `output_attentions=True` is computed by Hugging Face's own code, with a warning. Comes
     before FSDP2, which copies the forward of a class, and before torch.compile, which would compile again.
-    Raises ImportError for a transformers that is absent or too old, ValueError for a model with no ViTMAE in it.
+    Raises ImportError for a transformers that is absent or too old, ValueError for a model with neither in it.
     """
-    modeling = _transformers()
-    parts = _PARTS if hasattr(modeling, "ViTMAEMLP") else _PARTS_TO_5_8
-    forwards = {getattr(modeling, name): fast for name, fast in (_FORWARDS | parts).items()}
-    if model is not None and not any(isinstance(module, modeling.ViTMAEModel) for module in model.modules()):
-        raise ValueError(f"model: expected a ViTMAEForPreTraining or ViTMAEModel, found none in {type(model).__name__}")
+    forwards = _forwards()
+    whole = tuple(cls for cls, fast in forwards.items() if fast is _model)
+    if model is not None and not any(isinstance(module, whole) for module in model.modules()):
+        names = " or ".join(cls.__name__ for cls in whole)
+        raise ValueError(f"model: expected one built around a {names}, found none in {type(model).__name__}")
     for cls, fast in forwards.items():
         _patches.install(cls, fast)
     if model is None:
@@ -53,15 +57,27 @@ def restore() -> None:
     _patches.restore()
 
 
-def _transformers() -> ModuleType:
+def _forwards() -> dict[type, Callable]:
+    """Class of transformers -> the forward that replaces its own."""
+    forwards = {}
+    for prefix, modeling in _transformers().items():
+        parts = _PARTS if hasattr(modeling, f"{prefix}MLP") else _PARTS_TO_5_8
+        ends = _ENDS if prefix == "ViTMAE" else {}  # ViT embeds every patch, and its heads are its own
+        forwards |= {getattr(modeling, prefix + name): fast for name, fast in (_FORWARDS | parts | ends).items()}
+    return forwards
+
+
+def _transformers() -> dict[str, ModuleType]:
+    """The modules with the models, by the prefix of their classes."""
     try:
+        from transformers.models.vit import modeling_vit
         from transformers.models.vit_mae import modeling_vit_mae
     except ImportError as error:
         raise ImportError(f"mae_fast.hf needs transformers 4.57 or newer ({error}); pip install transformers") from None
     found = version("transformers")
     if tuple(map(int, found.split(".")[:2])) < (4, 57):
         raise ImportError(f"mae_fast.hf needs transformers 4.57 or newer, found {found}; pip install -U transformers")
-    return modeling_vit_mae
+    return {"ViTMAE": modeling_vit_mae, "ViT": modeling_vit}
 
 
 # ---- attention ----
@@ -205,11 +221,8 @@ def _pretraining(original, self, pixel_values: Tensor | None = None, noise: Tens
     )
 
 
-_FORWARDS = {
-    "ViTMAEForPreTraining": _pretraining,
-    "ViTMAEModel": _model,
-    "ViTMAEEmbeddings": _embeddings,
-    "ViTMAELayer": _layer,
-}
-_PARTS = {"ViTMAEAttention": _attention, "ViTMAEMLP": _mlp}
-_PARTS_TO_5_8 = {"ViTMAESelfAttention": _self_attention, "ViTMAEIntermediate": _intermediate}
+# By the names of the classes after their prefix, ViTMAE or ViT.
+_FORWARDS = {"Model": _model, "Layer": _layer}
+_PARTS = {"Attention": _attention, "MLP": _mlp}
+_PARTS_TO_5_8 = {"SelfAttention": _self_attention, "Intermediate": _intermediate}
+_ENDS = {"ForPreTraining": _pretraining, "Embeddings": _embeddings}

@@ -22,7 +22,7 @@ from mae_fast import layouts, recipe, reference
 from mae_fast.checkpoint import load_pretrained
 from mae_fast.config import IMAGENET_MEAN, IMAGENET_STD
 from mae_fast.data import make_loader, open_source
-from mae_fast.data.augment import DRAWS, STRENGTHS, crop_windows, flips
+from mae_fast.data.augment import DRAWS, STRENGTHS, Augment, apply_colour, colours, crop_windows, flips
 from mae_fast.data.cpus import available_cpus
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.visualize import draw, reconstruct
@@ -153,20 +153,35 @@ def _flat(config: dict) -> dict:
 # ---- data ----
 
 
+def get_augmentation_transforms(level: str = "light", img_size: int = 224) -> Callable[[Image.Image], Tensor]:
+    """Pillow image -> float (3, img_size, img_size), normalised, augmented as `mae-fast pretrain --augment level` does.
+
+    level: light, the paper's random-resized crop and flip; medium and strong also change colours. Drawn from torch's
+    generator. Raises ValueError for another level.
+    """
+    if level not in STRENGTHS:
+        raise ValueError(f"level: expected one of {', '.join(STRENGTHS)}, got {level!r}")
+    return partial(_augmented, side=img_size, augment=STRENGTHS[level])
+
+
 def get_mae_transforms(img_size: int = 224, is_training: bool = True) -> Callable[[Image.Image], Tensor]:
     """Pillow image -> float (3, img_size, img_size), normalised with ImageNet's mean and std.
 
     In training a random-resized crop and flip (He et al. 2022, appendix A.1), drawn from torch's generator; else the
     central part, after a resize to 8/7 of the side.
     """
-    return partial(_augmented if is_training else _central, side=img_size)
+    return get_augmentation_transforms("light", img_size) if is_training else partial(_central, side=img_size)
 
 
-def _augmented(image: Image.Image, side: int) -> Tensor:
-    draws, light = torch.rand(1, DRAWS, dtype=torch.float64).numpy(), STRENGTHS["light"]
-    [(top, left, height, width)] = crop_windows(np.array([[image.height, image.width]]), draws, light).tolist()
+def _augmented(image: Image.Image, side: int, augment: Augment) -> Tensor:
+    draws = torch.rand(1, DRAWS, dtype=torch.float64).numpy()
+    [(top, left, height, width)] = crop_windows(np.array([[image.height, image.width]]), draws, augment).tolist()
     image = image.crop((left, top, left + width, top + height)).resize((side, side), Image.Resampling.BICUBIC)
-    return _to_tensor(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flips(draws, light)[0] else image)
+    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flips(draws, augment)[0] else image
+    factors = colours(draws, augment)
+    if factors is not None:
+        image = Image.fromarray(apply_colour(np.array(image.convert("RGB")), factors[0]))
+    return _to_tensor(image)
 
 
 def _central(image: Image.Image, side: int) -> Tensor:

@@ -13,14 +13,22 @@ from mae_fast import hf, ops
 
 pytest.importorskip("transformers", "4.57")
 
-from transformers import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
+from transformers import (
+    ViTConfig,
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    ViTMAEModel,
+    ViTModel,
+)
 
 LAYERS = 4  # two encoder, two decoder
 OURS = {"attention": LAYERS, "bias_gelu": LAYERS, "add_layer_norm": 2 * LAYERS}
 OURS |= {"random_masking": 1, "gather_patches": 1, "masked_mse": 1}
 
 
-def tiny(cls=ViTMAEForPreTraining, **changes):
+def tiny(cls=ViTMAEForPreTraining, config_class=ViTMAEConfig, **changes):
     """A model in training, away from the zeros and ones of initialisation."""
     config = dict(
         image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
@@ -28,7 +36,7 @@ def tiny(cls=ViTMAEForPreTraining, **changes):
         decoder_intermediate_size=64, attn_implementation="eager",
     )  # fmt: skip
     torch.manual_seed(0)
-    model = cls(ViTMAEConfig(**config | changes)).train()
+    model = cls(config_class(**config | changes)).train()
     with torch.no_grad():
         for p in model.parameters():
             p += 0.1 * torch.randn_like(p)
@@ -286,8 +294,71 @@ def test_trainer_takes_the_same_ten_steps(tmp_path, calls):
     assert torch.allclose(actual, expected, rtol=0, atol=1e-5)
 
 
+# ---- ViT: what people finetune after pretraining ----
+
+VIT_LAYERS = 2
+VIT = {"attention": VIT_LAYERS, "bias_gelu": VIT_LAYERS, "add_layer_norm": 2 * VIT_LAYERS}
+MASKED = torch.rand(3, 16, generator=torch.Generator().manual_seed(5)) < 0.5
+
+
+def tiny_vit(cls, **changes):
+    return tiny(cls, ViTConfig, **{"encoder_stride": 8, "num_labels": 5} | changes)
+
+
+@pytest.mark.parametrize(
+    "cls, inputs",
+    [
+        (ViTModel, {}),
+        (ViTModel, {"output_hidden_states": True}),
+        (ViTModel, {"pixel_values": images(size=(40, 48)), "interpolate_pos_encoding": True}),
+        (ViTForImageClassification, {"labels": torch.tensor([0, 4, 2])}),
+        (ViTForImageClassification, {"return_dict": False}),
+        (ViTForMaskedImageModeling, {"bool_masked_pos": MASKED}),
+    ],
+)
+@pytest.mark.parametrize(
+    "changes, theirs",
+    [({}, ()), ({"attention_probs_dropout_prob": 0.3}, ("attention",)), ({"hidden_act": "relu"}, ("bias_gelu",)),
+     ({"hidden_dropout_prob": 0.3}, ()), ({"qkv_bias": False}, ())],
+    ids=str,
+)  # fmt: skip
+def test_vit_gives_the_same_outputs_and_gradients(cls, inputs, changes, theirs, calls):
+    model = tiny_vit(cls, **changes)
+    inputs = {"pixel_values": images()} | inputs
+    expected, wanted = run(model, **inputs)
+    assert not any(calls.values())
+    assert hf.accelerate(model) is model
+    actual, got = run(model, **inputs)
+    assert type(actual) is type(expected)
+    assert_same(flat(actual), flat(expected))
+    assert_same(got, wanted)
+    assert {op: calls[op] for op in VIT} == {op: 0 if op in theirs else count for op, count in VIT.items()}
+    hf.restore()
+    calls.update(dict.fromkeys(calls, 0))
+    run(model, **inputs)
+    assert not any(calls.values())
+
+
+def test_attention_weights_of_vit(calls):
+    model = tiny_vit(ViTForImageClassification).eval()
+    expected, _ = run(model, images(), output_attentions=True)
+    assert len(expected.attentions) == VIT_LAYERS
+    hf.accelerate(model)
+    actual, _ = run(model, images(), output_attentions=True)
+    assert_same(flat(actual), flat(expected))
+    assert not calls["attention"]
+    run(model, images())
+    assert calls["attention"] == VIT_LAYERS
+
+
+def test_every_model_means_vit_too(calls):
+    hf.accelerate()
+    run(tiny_vit(ViTForImageClassification), images())
+    assert {op: calls[op] for op in VIT} == VIT
+
+
 def test_what_cannot_be_accelerated():
-    with pytest.raises(ValueError, match="ViTMAEModel, found none in Linear"):
+    with pytest.raises(ValueError, match="ViTMAEModel or ViTModel, found none in Linear"):
         hf.accelerate(nn.Linear(2, 2))
 
 

@@ -1,5 +1,7 @@
 """The tutorials' API: the names and shapes their code relies on, over the package's own training and pictures."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -141,3 +143,21 @@ def test_hub_names(monkeypatch):
     )
     mae_fast.load_pretrained_mae("mae-large")
     assert asked == ["facebook/vit-mae-large"]
+
+
+def test_augmentation_levels():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8))
+
+    def draw(transform):
+        torch.manual_seed(3)
+        return transform(image)
+
+    light, medium, strong = (
+        draw(pickle.loads(pickle.dumps(mae_fast.get_augmentation_transforms(level, 32))))
+        for level in ("light", "medium", "strong")
+    )
+    assert light.shape == (3, 32, 32) and light.dtype == torch.float32
+    assert torch.equal(light, draw(mae_fast.get_mae_transforms(32)))
+    assert 0 < (medium - light).abs().mean() < (strong - light).abs().mean()  # the same crop, other colours
+    with pytest.raises(ValueError, match="level: expected one of light, medium, strong, got 'heavy'"):
+        mae_fast.get_augmentation_transforms("heavy")
