@@ -2,8 +2,8 @@
 
     pip install --no-build-isolation -e .
 
-Without torch at build time or without a C++20 compiler the install goes through and the package says, at the first CPU tensor, what is
-missing: the C++ kernels only make it faster.
+Without torch at build time or without a C++20 compiler the install goes through, and the package says at the first CPU
+tensor what is missing: the C++ kernels only make it faster.
 """
 
 import os

@@ -332,7 +332,7 @@ def test_an_unknown_attention_is_named():
 
 
 @pytest.mark.parametrize("imgs", [torch.zeros(0, 3, 32, 32), torch.zeros(0, 32, 32, 3, dtype=torch.uint8)])
-@pytest.mark.parametrize("call", ["forward", "training_loss", "encode", "patchify"])
+@pytest.mark.parametrize("call", ["forward", "training_loss"])
 def test_a_batch_of_no_images_is_refused_by_name(imgs, call):
     model = mae_fast.MaskedAutoencoderViT(**TINY)
     with pytest.raises(ValueError, match="imgs: expected at least one image"):

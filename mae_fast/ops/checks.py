@@ -18,8 +18,6 @@ def image_shape(imgs: Tensor) -> tuple[int, int, int]:
     """(C, H, W) of float (B, C, H, W) or uint8 (B, H, W, C) images; anything else raises a ValueError."""
     if imgs.dim() != 4 or not (imgs.dtype == torch.uint8 or imgs.is_floating_point()):
         raise ValueError(f"imgs: expected float (B, C, H, W), normalised, or uint8 (B, H, W, C); got {describe(imgs)}")
-    if not len(imgs):
-        raise ValueError(f"imgs: expected at least one image; got {describe(imgs)}")
     _, *rest = imgs.shape
     return (rest[2], rest[0], rest[1]) if imgs.dtype == torch.uint8 else tuple(rest)
 

@@ -74,7 +74,9 @@ def masked_mse(
     """
     L, P = check_patches(imgs, ids, patch_size, mean, std)
     B, K = ids.shape
-    if B == 0 or K == 0:
+    if B == 0:
+        raise ValueError(f"imgs: expected at least one image, a mean over none is no number; got {describe(imgs)}")
+    if K == 0:
         raise ValueError(f"ids: expected at least one masked patch, a mean over none is no number; got {describe(ids)}")
     if (
         not pred.is_floating_point()
