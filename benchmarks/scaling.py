@@ -94,36 +94,39 @@ COLUMNS = {
 def run(options: Options) -> int:
     dtype = next(iter(options.dtypes))
     for name in options.presets:
-        record = options.record(f"scaling_{name}")
-        default = options.batch_of(name)
-        batches = options.batches if len(options.batches) > 1 else [max(1, default // 4), default // 2, default]
-        rest = (dtype, options.img_size, options.device, options.rounds_or(7))
-
-        def lone_rows(seconds: list[list[float]], name=name, batches=batches) -> list[dict]:
-            rows = [_row(name, dtype, batch, 1, taken) for batch, taken in zip(batches, seconds, strict=True)]
-            best = max(row["images_per_s"] for row in rows)
-            return [row | {"of_limit": row["images_per_s"] / best} for row in rows]
-
-        rows = lone_rows(
-            steps(name, batches, *rest, keep=lambda seconds, record=record, of=lone_rows: record.put(of(seconds)))
-        )
-        lone = rows[-1]["images_per_s"]
-        for ranks in tqdm([n for n in options.ranks if n > 1], unit=" runs", leave=False):
-            row = _identity(name, dtype, batches[-1], ranks)
-            if options.device == "cuda" and ranks > torch.cuda.device_count():
-                rows.append(row | {"note": f"not run: {torch.cuda.device_count()} GPUs here"})
-                continue
-            if time.monotonic() > options.until:
-                rows.append(row | {"note": "not run: no time left"})
-                continue
-            rows.append(_row(name, dtype, batches[-1], ranks, on_ranks(ranks, name, batches[-1:], *rest)[0]))
-            # The cores of a CPU are shared out, so a lone process with all of them is as fast as ranks can be.
-            rows[-1]["of_limit"] = rows[-1]["images_per_s"] / lone / (ranks if options.device == "cuda" else 1)
-            record.put(rows)
-        record.put(rows)
+        rows = measure(name, dtype, options)
         print(f"\n{name}, {dtype}, ours compiled")
         print(table.screen(rows, COLUMNS), flush=True)
     return 0
+
+
+def measure(name: str, dtype: str, options: Options) -> list[dict]:
+    """A row a batch size, then one a number of ranks; each is recorded as soon as it is known."""
+    record = options.record(f"scaling_{name}")
+    default = options.batch_of(name)
+    batches = options.batches if len(options.batches) > 1 else [max(1, default // 4), default // 2, default]
+    rest = (dtype, options.img_size, options.device, options.rounds_or(7))
+
+    def lone_rows(seconds: list[list[float]]) -> list[dict]:
+        rows = [_row(name, dtype, batch, 1, taken) for batch, taken in zip(batches, seconds, strict=True)]
+        best = max(row["images_per_s"] for row in rows)
+        return [row | {"of_limit": row["images_per_s"] / best} for row in rows]
+
+    rows = lone_rows(steps(name, batches, *rest, keep=lambda seconds: record.put(lone_rows(seconds))))
+    lone = rows[-1]["images_per_s"]
+    for ranks in tqdm([n for n in options.ranks if n > 1], unit=" runs", leave=False):
+        row = _identity(name, dtype, batches[-1], ranks)
+        if options.device == "cuda" and ranks > torch.cuda.device_count():
+            row["note"] = f"not run: {torch.cuda.device_count()} GPUs here"
+        elif time.monotonic() > options.until:
+            row["note"] = "not run: no time left"
+        else:
+            row = _row(name, dtype, batches[-1], ranks, on_ranks(ranks, name, batches[-1:], *rest)[0])
+            # The cores of a CPU are shared out, so a lone process with all of them is as fast as ranks can be.
+            row["of_limit"] = row["images_per_s"] / lone / (ranks if options.device == "cuda" else 1)
+        rows.append(row)
+        record.put([row])
+    return rows
 
 
 def _identity(preset: str, dtype: str, batch: int, ranks: int) -> dict:

@@ -78,9 +78,9 @@ def pretrain(args: argparse.Namespace, model: MaskedAutoencoderViT | None = None
         if run.report:
             run.report.close()
         distributed.shutdown()
-    if first_epoch < args.epochs and not run.step.taken.item():
+    batches = (args.epochs - first_epoch) * run.batches - first_batch  # none where a run was stopped at its last step
+    if batches > 0 and not run.step.taken.item():
         raise Diverged("no step was taken: none had a finite loss and gradient, so the weights are those of the start")
-    batches = (args.epochs - first_epoch) * run.batches - first_batch
     if run.report and batches > 0:
         rate = batches * args.batch_size * run.world.size / (time.perf_counter() - started)
         losses = run.position.losses

@@ -65,7 +65,7 @@ def load_images(path: str | Path, size: tuple[int, int], channels: int, limit: i
         raise ValueError(f"model: one of {channels} channels cannot be shown as pictures")
     arrays = []
     for file in files[:limit]:
-        header = read_header(str(file))  # what training would call bad is bad here, but for what converts
+        header = read_header(str(file))  # finds the missing end of a file that would decode to grey
         if header.fault:
             raise ValueError(f"{file}: {header.fault}")
         try:

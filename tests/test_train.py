@@ -121,7 +121,7 @@ def test_same_seed_same_run_and_another_seed_another(photos, whole_run, tmp_path
 
 
 @pytest.mark.parametrize("more", [(), ("--opt=sgd", "--sched=plateau"), ("--accum_iter=2", "--dtype=bf16")])
-@pytest.mark.parametrize("epoch, batch", [(0, 2), (1, 4), (2, 2)])
+@pytest.mark.parametrize("epoch, batch", [(0, 2), (1, 4), (2, 2), (2, 5)])
 def test_interrupted_and_resumed_is_the_same_run(photos, tmp_path, monkeypatch, more, epoch, batch):
     wanted = run(photos, tmp_path / "whole", *more)
     accum = 2 if "--accum_iter=2" in more else 1
