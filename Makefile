@@ -31,7 +31,7 @@ bench: setup
 # The second half compiles for aarch64; that the linking then fails, for want of libraries, is ignored.
 CROSS ?= aarch64-linux-gnu-
 test-cpus: setup
-	$(BIN)/python -m pytest -m emulated -rs tests/test_cpus.py
+	$(BIN)/python -m pytest -m emulated -rs tests/ops/test_cpus.py
 	rm -rf build/aarch64 && mkdir -p build
 	_PYTHON_HOST_PLATFORM=linux-aarch64 CC=$(CROSS)gcc CXX=$(CROSS)g++ \
 	  $(BIN)/python setup.py --quiet build_ext --build-lib build/aarch64 --build-temp build/aarch64 >build/aarch64.log 2>&1
@@ -50,7 +50,7 @@ sanitize: setup
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  ATEN_CPU_CAPABILITY=$$capability MAE_FAST_BUILD=/build/sanitize/ \
 	  $(BIN)/python -m pytest --capture=sys -o pythonpath=build/sanitize -p no:cacheprovider \
-	    tests/test_ops.py tests/test_ragged.py -k "cpu or test_loaded_build" || exit 1; \
+	    tests/ops/test_ops.py tests/ops/test_ragged.py -k "cpu or test_loaded_build" || exit 1; \
 	done
 
 lint: setup

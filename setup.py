@@ -11,7 +11,7 @@ import sys
 import sysconfig
 from glob import glob
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 try:
     from torch.utils.cpp_extension import BuildExtension, CppExtension
@@ -71,9 +71,8 @@ else:
     commands = {"build_ext": OptionalBuild}
 
 setup(
-    packages=["mae_fast", *(f"mae_fast.{name}" for name in ("data", "layouts", "ops", "parity")), "mae_fast_kernels"],
+    packages=[*find_packages(include=["mae_fast*"]), "mae_fast_kernels"],
     package_dir={"mae_fast_kernels": "kernels"},
-    package_data={"mae_fast": ["attention.json"]},
     ext_modules=extensions,
     cmdclass=commands,
 )

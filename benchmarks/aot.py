@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mae_fast.config import dtype_name
+
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a program can have
 
 
@@ -44,7 +46,7 @@ def cases():
         }
         for layout, imgs in images.items():
             for dtype in (bf16, torch.float32):
-                name, pred = f"p={p} {layout}, {str(dtype)[6:]}", empty(B, masked, P, dtype=dtype)
+                name, pred = f"p={p} {layout}, {dtype_name(dtype)}", empty(B, masked, P, dtype=dtype)
                 args = imgs, kept_ids, p, mean, std, dtype
                 yield name, lambda a=args: gather_patches.gather_patches(*a)
                 args = pred, imgs, masked_ids, p, mean, std, True, True
@@ -58,7 +60,7 @@ def cases():
     L, N, restore = 196, 50, empty(B, 196, dtype=i64)
     for D in (512, 768):
         for tokens, pos in ((bf16, torch.float32), (bf16, bf16)):
-            name = f"D={D} {str(tokens)[6:]} tokens, {str(pos)[6:]} positions"
+            name = f"D={D} {dtype_name(tokens)} tokens, {dtype_name(pos)} positions"
             args = empty(B, N, D, dtype=tokens), empty(1, 1, D), empty(1, 1 + L, D, dtype=pos), restore
             yield name, lambda a=args: unshuffle.unshuffle(*a)
             args = empty(B, 1 + L, D, dtype=torch.promote_types(tokens, pos)), restore, N, tokens, True, pos != bf16
@@ -68,7 +70,7 @@ def cases():
     heads = (50, 64), (50, 80), (65, 64), (65, 80), (197, 32), (197, 64), (257, 32), (257, 80)
     more = (50, 64, fp16), (50, 64, fp32), (197, 32, fp32), (257, 80, fp32)
     for N, Dh, dtype in (*((N, Dh, bf16) for N, Dh in heads), *more):
-        name, H = f"N={N} Dh={Dh} {str(dtype)[6:]}", 16
+        name, H = f"N={N} Dh={Dh} {dtype_name(dtype)}", 16
         qkv, out, lse = empty(B, N, 3, H, Dh, dtype=dtype), empty(B, N, H * Dh, dtype=dtype), empty(B, H, N)
         yield name, lambda a=qkv: attention.attention(a)
         yield name, lambda a=(out, qkv, out, lse): attention.attention_backward(*a)

@@ -11,14 +11,14 @@ when compiling: the scores of 64 queries are in registers at once, so there is o
 head, so the backward forms S once. The other side is walked in blocks of 64, which wgmma wants: a last block of 16 was
 tried and takes more registers and shared memory. Scores computed per score needed: N = 50 1.64, 65 2.42 (128 x 80), 197
 1.37 (256 x 208), 257 1.32 (320 x 272); a head of 80 is multiplied as 128; no padding is read or written. Several heads
-a program would fill nothing up: two heads share no scores. float32, and heads too large for this: attention_long.py.
+a program would fill nothing up: two heads share no scores. float32, and heads too large for this: attention_blocked.py.
 """
 
 import torch
 import triton
 import triton.language as tl
-from mae_fast_kernels import attention_long as long
-from mae_fast_kernels.heads import LN_2, LOG2_E, block_d, load_rows, near, store_rows, tiles
+from mae_fast_kernels import attention_blocked as blocked
+from mae_fast_kernels.attention_tiles import LN_2, LOG2_E, block_d, load_rows, near, store_rows, tiles
 
 # Registers a thread, of 4 warps, for what stays (scores, sums, results), by compute capability and up: what compiles
 # without spilling beside addresses and operands (benchmarks.aot). 12.0 multiplies from registers again, as 8.0 does.
@@ -152,7 +152,7 @@ def attention(qkv):
         constants = {"N": N, "D": D, "BLOCK_D": block, "ROWS": keys[0][1], "KEYS": keys}
         _attention_fwd_kernel[(B * H,)](qkv, out, lse, H, *qkv.stride(), D**-0.5, **constants, **OPTIONS)
     else:
-        long.forward(qkv, out, lse)
+        blocked.forward(qkv, out, lse)
     return out, lse
 
 
@@ -173,5 +173,5 @@ def attention_backward(grad, qkv, out, lse):
             **constants, **OPTIONS,
         )  # fmt: skip
     else:
-        long.backward(grad, qkv, out, lse, grad_qkv)
+        blocked.backward(grad, qkv, out, lse, grad_qkv)
     return grad_qkv

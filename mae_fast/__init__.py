@@ -1,7 +1,21 @@
 """mae_fast: the fastest trustworthy way to pretrain a Masked Autoencoder (He et al. 2022)."""
 
-from mae_fast import hf, reference
-from mae_fast.checkpoint import load_pretrained
+import sys
+from importlib import import_module
+
+from mae_fast import reference
+from mae_fast.dropin import hf
+from mae_fast.dropin.packed_qkv import fuse_attention, unfuse_attention
+from mae_fast.dropin.tutorial import (
+    MAE,
+    MAETrainer,
+    create_mae_dataloaders,
+    get_augmentation_transforms,
+    get_mae_transforms,
+    load_pretrained_mae,
+    visualize_mae_reconstruction,
+)
+from mae_fast.files.checkpoint import load_pretrained
 from mae_fast.model import (
     MaskedAutoencoderViT,
     mae_vit_base_patch16,
@@ -14,18 +28,34 @@ from mae_fast.model import (
     mae_vit_small_patch16_dec512d8b,
 )
 from mae_fast.ops import backends
-from mae_fast.optim import make_optimizer
-from mae_fast.packed_qkv import fuse_attention, unfuse_attention
-from mae_fast.step import TrainingStep
-from mae_fast.tutorial import (
-    MAE,
-    MAETrainer,
-    create_mae_dataloaders,
-    get_augmentation_transforms,
-    get_mae_transforms,
-    load_pretrained_mae,
-    visualize_mae_reconstruction,
-)
+from mae_fast.train.optim import make_optimizer
+from mae_fast.train.step import TrainingStep
+
+# Documented names of modules, shorter than those of their places: mae_fast.hf is mae_fast.dropin.hf.
+SHORT = {
+    "atomic": "files.atomic",
+    "attention": "model.attention",
+    "checkpoint": "files.checkpoint",
+    "convert": "files.convert",
+    "distributed": "train.distributed",
+    "hf": "dropin.hf",
+    "hub": "files.hub",
+    "interrupt": "train.interrupt",
+    "layouts": "files.layouts",
+    "memory": "train.batch_size",
+    "models_mae": "dropin.models_mae",
+    "models_vit": "dropin.models_vit",
+    "optim": "train.optim",
+    "packed_qkv": "dropin.packed_qkv",
+    "positions": "model.positions",
+    "report": "train.report",
+    "resume": "train.run_state",
+    "step": "train.step",
+    "tutorial": "dropin.tutorial",
+    "visualize": "downstream.reconstruct",
+}
+for _short, _place in SHORT.items():
+    globals()[_short] = sys.modules[f"mae_fast.{_short}"] = import_module(f"mae_fast.{_place}")
 
 __all__ = [
     "MAE",

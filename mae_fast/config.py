@@ -1,9 +1,19 @@
-"""What is fixed by publication: the model sizes and the pixel statistics."""
+"""What is fixed: the published model sizes and pixel statistics, and the names of the types."""
 
 from dataclasses import asdict, dataclass
 
+import torch
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Types that matrix products compute in, by the names that flags and tables use.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """torch.bfloat16 -> "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from mae_fast import ops
-from mae_fast.parity.ops import poisoned_memory
+from mae_fast.parity.op import check
+from mae_fast.parity.rule import poisoned_memory
 
 
 def arithmetic_of_a_gpu():
@@ -48,6 +49,36 @@ def poisoned():
     with poisoned_memory():
         assert torch.empty(4).isnan().all()
         yield
+
+
+@contextlib.contextmanager
+def _implementation(name):
+    """Who answers mae_fast.ops on CPU tensors: "cpu" (C++ where it is built), "reference", or "triton", interpreted."""
+    kernels = {"cpu": {}, "reference": ops.REFERENCE, "triton": ops.TRITON}[name]
+    library = torch.library.Library("mae_fast", "IMPL")
+    try:
+        for op, kernel in kernels.items():
+            library.impl(op, kernel, "CPU")
+        yield
+    finally:
+        library._destroy()
+
+
+@pytest.fixture
+def implementation():
+    return _implementation
+
+
+@pytest.fixture
+def assert_parity():
+    """Hold a case, a type and an implementation ("cuda" besides) to the parity rule."""
+
+    def hold(case, dtype, name):
+        with _implementation("cpu" if name == "cuda" else name):
+            rows = check(case, dtype, "cuda" if name == "cuda" else "cpu")
+        assert all(row.holds for row in rows), [row for row in rows if not row.holds]
+
+    return hold
 
 
 @pytest.fixture

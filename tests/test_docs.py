@@ -13,7 +13,7 @@ from torch import nn
 
 import mae_fast
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "migrating.md"
 LINK = re.compile(r"""\]\(\s*([^)\s]+)|(?:src|href)=["']([^"']+)""")  # of Markdown, of HTML
 SNIPPETS = dict(re.findall(r"^## From ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S))

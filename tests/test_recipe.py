@@ -6,10 +6,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from mae_fast import layouts, tutorial
-from mae_fast.atomic import save_atomic
 from mae_fast.cli import main
 from mae_fast.config import TINY
+from mae_fast.dropin import tutorial
+from mae_fast.files import layouts
+from mae_fast.files.atomic import save_atomic
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.recipe import SETTINGS, Pretrain
 
@@ -31,7 +32,7 @@ def test_every_number_has_a_lower_bound_and_a_default_within():
         setting.check(setting.default)
         if setting.kind in (int, float):
             assert math.isfinite(max(setting.at_least, setting.above)), name
-    assert {name: setting.default for name, setting in SETTINGS.items()} == vars(Pretrain())
+    assert {name: setting.default for name, setting in SETTINGS.items()} == Pretrain().flat()
 
 
 @pytest.mark.parametrize("name, value", OUTSIDE)
@@ -46,7 +47,7 @@ def test_a_number_out_of_range_is_refused_wherever_it_comes_from(tmp_path, capsy
     assert f"{file}: {expected}" in capsys.readouterr().err
     key = {"input_size": "img_size"}.get(name, name)
     with pytest.raises(ValueError) as error:
-        tutorial.arguments({key: value})
+        tutorial.recipe_of({key: value})
     assert expected in str(error.value)
 
 

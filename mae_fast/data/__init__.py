@@ -1,9 +1,9 @@
 """Pictures for pretraining: sources, loaders, a check of the files, and sample photographs."""
 
 from mae_fast.data.check import check
-from mae_fast.data.image_file import BadImageError
 from mae_fast.data.loader import make_loader
-from mae_fast.data.photos import write_sample_photos
 from mae_fast.data.sources import open_source
+from mae_fast.data.sources.image_file import BadImageError
+from mae_fast.data.sources.photos import write_sample_photos
 
 __all__ = ["BadImageError", "check", "make_loader", "open_source", "write_sample_photos"]

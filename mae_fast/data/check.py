@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from mae_fast.data.cifar import Cifar
-from mae_fast.data.cpus import available_cpus
-from mae_fast.data.image_file import explain
-from mae_fast.data.sources import ImageFolder
+from mae_fast.data.loader import available_cpus
+from mae_fast.data.sources import Source
+from mae_fast.data.sources.image_file import decode_rgb, explain, read_header
 
 CHUNK = 1024  # files under way at once
 
 
-def check(source: ImageFolder | Cifar, progress: Callable[[int, int], None] | None = None) -> list[tuple[str, str]]:
+def check(source: Source, progress: Callable[[int, int], None] | None = None) -> list[tuple[str, str]]:
     """(name, reason) of every file that training would not take as it is, in the source's order.
 
     Reasons start with their category: zero bytes, not an image, truncated, damaged, permission denied, missing, too
@@ -30,12 +29,13 @@ def check(source: ImageFolder | Cifar, progress: Callable[[int, int], None] | No
     return bad
 
 
-def _reason(source: ImageFolder | Cifar, index: int) -> str | None:
-    header = source.header(index)
+def _reason(source: Source, index: int) -> str | None:
+    image = source.encoded(index)
+    header = read_header(image)
     if header.fault or header.unusual:
         return header.fault or header.unusual
     try:
-        source.decode(index)
+        decode_rgb(image)
     except Exception as error:  # a damaged file may raise anything at all inside Pillow
         return explain(error)
     return None

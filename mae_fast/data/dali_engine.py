@@ -1,5 +1,6 @@
 """Runs the DALI pipeline over an epoch's plans: feeds it ahead, takes its batches, survives the files it dies of."""
 
+import io
 import os
 import shutil
 import tempfile
@@ -14,8 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mae_fast.data.cifar import Cifar
-from mae_fast.data.dali import AHEAD, COLOURS, dali_resize, pipeline, torch_resize
+from mae_fast.data.dali_pipeline import AHEAD, COLOURS, dali_resize, pipeline, torch_resize
 from mae_fast.data.plan import Plan, Planner
 
 
@@ -39,7 +39,7 @@ class DaliEngine:
 
     def __init__(self, planner: Planner, size: tuple[int, int], num_threads: int, device: torch.device):
         self.planner, self.device, self.num_threads = planner, device, max(1, num_threads)
-        self._encoded = not isinstance(planner.source, Cifar)
+        self._holds = planner.source.holds
         self._coloured = bool(planner.augment.jitter or planner.augment.grey)
         self._pool = ThreadPoolExecutor(self.num_threads)
         self._on_gpu = device.type == "cuda"
@@ -48,8 +48,8 @@ class DaliEngine:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._pipe = None
 
-    def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, list[int]]]:
-        """(uint8 (B, H, W, 3), skipped pictures) from batch `start` on."""
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, np.ndarray, list[int]]]:
+        """(uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
         running: deque[_Job] = deque()
         numbers = iter(range(start, len(self.planner.sampler)))
         try:
@@ -72,7 +72,7 @@ class DaliEngine:
                     continue
                 job = running.popleft()
                 job.close()
-                yield images, job.plan.skipped
+                yield images, job.plan.indices, job.plan.skipped
         finally:
             self._drain()
             for job in running:
@@ -112,37 +112,53 @@ class DaliEngine:
     def _inputs(self, plan: Plan, images: dict[int, Image.Image]) -> tuple[dict, list[Path]]:
         """The pipeline's inputs by name, and the files written for them."""
         source, windows, copies = self.planner.source, plan.windows.copy(), []
-        if not self._encoded:
-            pixels = [
-                np.ascontiguousarray(source.images[index, top : top + height, left : left + width])
-                for index, (top, left, height, width) in zip(plan.indices, windows, strict=True)
-            ]
-            return {"pixels": pixels} | _per_sample(plan.flip, plan.colour), copies
-        paths = [source.path(index) for index in plan.indices]
+        items = [source.encoded(int(index)) for index in plan.indices]
         for slot, image in images.items():
             top, left, height, width = windows[slot].tolist()
-            handle, paths[slot] = tempfile.mkstemp(".ppm", dir=self._folder)
-            with open(handle, "wb") as file:
-                image.crop((left, top, left + width, top + height)).save(file, "PPM")
-            copies.append(Path(paths[slot]))
+            items[slot] = self._as_held(image.crop((left, top, left + width, top + height)))
+            if self._holds == "path":
+                copies.append(Path(items[slot]))
             windows[slot, :2] = 0
-        return _files(paths, windows) | _per_sample(plan.flip, plan.colour), copies
+        return self._images(items, windows) | _per_sample(plan.flip, plan.colour), copies
+
+    def _as_held(self, image: Image.Image) -> str | bytes | np.ndarray:
+        """An image in the form that the source's have."""
+        if self._holds == "pixels":
+            return np.asarray(image)
+        content = io.BytesIO()
+        image.save(content, "PPM")
+        if self._holds == "bytes":
+            return content.getvalue()
+        handle, path = tempfile.mkstemp(".ppm", dir=self._folder)
+        with open(handle, "wb") as file:
+            file.write(content.getvalue())
+        return path
+
+    def _images(self, items: list[str | bytes | np.ndarray], windows: np.ndarray) -> dict:
+        """The pipeline's inputs: files and their windows, or the pixels of the windows."""
+        if self._holds == "pixels":
+            cut = [pixels[top : top + height, left : left + width]
+                   for pixels, (top, left, height, width) in zip(items, windows, strict=True)]  # fmt: skip
+            return {"pixels": [np.ascontiguousarray(pixels) for pixels in cut]}
+        texts = items if self._holds == "bytes" else map(os.fsencode, items)
+        return {
+            self._holds: [np.frombuffer(text, np.uint8) for text in texts],
+            "anchor": np.ascontiguousarray(windows[:, :2]),
+            "shape": np.ascontiguousarray(windows[:, 2:]),
+        }
 
     def _build(self, batch_size: int):
         pipe = pipeline(
             self._resize,
             self._on_gpu,
-            self._encoded,
+            self._holds,
             self._coloured,
             batch_size=batch_size,
             num_threads=self.num_threads,
             device_id=self._device_id(),
         )
         # DALI's first run is AHEAD runs at once; spend it on blanks, so that from here on one feed is one batch
-        blank = Image.new("RGB", (8, 8))
-        path = os.path.join(self._folder, "blank.ppm")
-        blank.save(path)
-        inputs = _files([path], np.int32([[0, 0, 8, 8]])) if self._encoded else {"pixels": [np.asarray(blank)]}
+        inputs = self._images([self._as_held(Image.new("RGB", (8, 8)))], np.int32([[0, 0, 8, 8]]))
         for _ in range(AHEAD):
             _feed(pipe, inputs | self._plain())
         pipe.schedule_run()
@@ -171,7 +187,7 @@ class DaliEngine:
                 if index not in self.planner.indirect
             ]
             broken = list(self._pool.map(lambda item: self.planner.decode(item[0]) is None, direct))
-            if any(broken) or (self._encoded and self._refused(direct)):
+            if any(broken) or (self._holds != "pixels" and self._refused(direct)):
                 return
         raise error
 
@@ -180,7 +196,7 @@ class DaliEngine:
         pipe, found = None, False
         for index, window in batch:
             pipe = pipe or self._build(1)
-            _feed(pipe, _files([self.planner.source.path(index)], window[None]) | self._plain())
+            _feed(pipe, self._images([self.planner.source.encoded(index)], window[None]) | self._plain())
             pipe.schedule_run()
             try:
                 pipe.outputs()
@@ -193,14 +209,6 @@ class DaliEngine:
 def _feed(pipe, inputs: dict) -> None:
     for name, values in inputs.items():
         pipe.feed_input(name, values)
-
-
-def _files(paths: list[str], windows: np.ndarray) -> dict:
-    return {
-        "path": [np.frombuffer(os.fsencode(path), np.uint8) for path in paths],
-        "anchor": np.ascontiguousarray(windows[:, :2]),
-        "shape": np.ascontiguousarray(windows[:, 2:]),
-    }
 
 
 def _per_sample(flip: np.ndarray, colour: np.ndarray | None) -> dict:

@@ -2,17 +2,18 @@
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from mae_fast.data.augment import STRENGTHS
-from mae_fast.data.cifar import Cifar
-from mae_fast.data.cpus import available_cpus
-from mae_fast.data.pillow import PillowEngine
+from mae_fast.data.pillow_engine import PillowEngine
 from mae_fast.data.plan import Planner
 from mae_fast.data.sampler import Sampler
-from mae_fast.data.sources import ImageFolder
+from mae_fast.data.sources import Source
 
 
 class Loader:
@@ -28,8 +29,9 @@ class Loader:
         """Batches per epoch on this rank."""
         return len(self._engine.planner.sampler)
 
-    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[torch.Tensor]:
-        """uint8 (B, H, W, 3) batches on the loader's device; the same for the same epoch, whatever came before.
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Batches: images uint8 (B, H, W, 3) and labels int64 (B,), None where the source has no classes; on the
+        loader's device, and the same for the same epoch, whatever came before.
 
         One epoch at a time: starting another ends the one before it. Raises BadImageError where a bad file is due and
         the loader was told to stop, or where no file is good.
@@ -39,15 +41,19 @@ class Loader:
         self._open = self._engine.batches(epoch, start_batch)
         planner = self._engine.planner
         with contextlib.closing(self._open) as batches:
-            for images, skipped in batches:
+            for images, indices, skipped in batches:
                 if skipped and self._stop_at_bad:
                     raise planner.error(skipped[0])
                 self.bad_images |= {planner.source.name(index): planner.faults[index] for index in skipped}
-                yield images
+                yield images, self._labels(indices, images.device)
+
+    def _labels(self, indices: np.ndarray, device: torch.device) -> Tensor | None:
+        source = self._engine.planner.source
+        return torch.from_numpy(source.labels[indices]).to(device, non_blocking=True) if source.classes else None
 
 
 def make_loader(
-    source: ImageFolder | Cifar,
+    source: Source,
     batch_size: int,
     image_size: int | tuple[int, int],
     *,
@@ -73,13 +79,13 @@ def make_loader(
         ("on_bad_image", on_bad_image, ("skip", "stop", "convert")),
     ]:
         if value not in allowed:
-            raise ValueError(f"{name} {value!r}: expected one of {', '.join(allowed)}")
+            raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
     if not 0 <= rank < world_size:
-        raise ValueError(f"rank {rank}: expected 0 to {world_size - 1}, as world_size is {world_size}")
+        raise ValueError(f"rank: expected 0 to {world_size - 1}, as world_size is {world_size}; got {rank}")
     if batch_size < 1 or len(source) < batch_size * world_size:
         raise ValueError(
-            f"{len(source)} images do not fill one batch of {batch_size} on each of {world_size} processes "
-            f"({batch_size * world_size}); lower --batch_size to {max(1, len(source) // world_size)} or less"
+            f"batch_size: {len(source)} images do not fill one batch of {batch_size} on each of {world_size} processes "
+            f"({batch_size * world_size}); lower batch_size to {max(1, len(source) // world_size)} or less"
         )
     size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
     device = torch.device(device)
@@ -94,7 +100,14 @@ def _engine(backend: str) -> type:
     if backend == "pillow" or (backend == "auto" and not installed):
         return PillowEngine
     if not installed:
-        raise ImportError("backend dali: DALI is not installed; pip install nvidia-dali-cuda130, or use pillow")
+        raise ImportError("backend: DALI is not installed; pip install nvidia-dali-cuda130, or use pillow")
     from mae_fast.data.dali_engine import DaliEngine  # takes a second, and is not there on every machine
 
     return DaliEngine
+
+
+def available_cpus() -> int:
+    """CPUs this process may use, which in a container is fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -9,13 +9,12 @@ import numpy as np
 from PIL import Image
 
 from mae_fast.data.augment import DRAWS, Augment, colours, crop_windows, flips
-from mae_fast.data.cifar import Cifar
-from mae_fast.data.image_file import UNUSUAL, BadImageError, Header, explain
 from mae_fast.data.sampler import Sampler
-from mae_fast.data.sources import ImageFolder
+from mae_fast.data.sources import Source
+from mae_fast.data.sources.image_file import UNUSUAL, BadImageError, Header, decode_rgb, explain, read_header
 
-UNUSUAL_ADVICE = "convert it to 8-bit RGB, or use --on-bad-image convert"
-BAD_ADVICE = "repair or delete it, or use --on-bad-image skip; mae-fast data check lists every bad file"
+UNUSUAL_ADVICE = "convert it to 8-bit RGB, or use on_bad_image convert"
+BAD_ADVICE = "repair or delete it, or use on_bad_image skip; mae-fast data check lists every bad file"
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Plan:
 class Planner:
     """Makes plans. Remembers for the life of the process the headers it has read and the pictures found bad."""
 
-    def __init__(self, source: ImageFolder | Cifar, sampler: Sampler, augment: Augment, convert: bool):
+    def __init__(self, source: Source, sampler: Sampler, augment: Augment, convert: bool):
         """convert: CMYK, palette and 16-bit files count as good."""
         self.source, self.sampler, self.augment, self.convert = source, sampler, augment, convert
         self.sizes = np.zeros((len(source), 2), np.int32)  # height, width; 0 = header not read yet
@@ -53,7 +52,7 @@ class Planner:
         order, count = self._order[1], self.sampler.batch_size
         places = np.arange(batch * count, (batch + 1) * count)
         unread = [int(index) for index in order[places] if not self._known(index)]
-        for index, header in zip(unread, map(self.source.header, unread), strict=True):
+        for index, header in zip(unread, map(self._header, unread), strict=True):
             self._learn(index, header)
         skipped: dict[int, None] = {}
         indices = np.array([self._first_good(order, place, skipped) for place in places])
@@ -64,7 +63,7 @@ class Planner:
     def decode(self, index: int) -> Image.Image | None:
         """The whole picture in 8-bit RGB; None where it proves bad, which is then remembered."""
         try:
-            image = self.source.decode(index)
+            image = decode_rgb(self.source.encoded(index))
             if image.size != tuple(self.sizes[index, ::-1]):
                 raise OSError(f"its header says {self.sizes[index, ::-1]} pixels, its content {image.size}")
             return image
@@ -78,6 +77,9 @@ class Planner:
         advice = UNUSUAL_ADVICE if reason in UNUSUAL else BAD_ADVICE
         return BadImageError(f"{self.source.name(index)}: {reason}; {advice}")
 
+    def _header(self, index: int) -> Header:
+        return read_header(self.source.encoded(index))
+
     def _known(self, index: int) -> bool:
         return self.sizes[index, 0] > 0 or index in self.faults
 
@@ -86,14 +88,14 @@ class Planner:
         if header.fault or (header.unusual and not self.convert):
             self.faults[index] = header.fault or header.unusual
         # DALI reads these like Pillow does; it refuses some files of the other formats, or turns them differently
-        elif header.unusual or header.kind not in ("JPEG", "MPO", "PNG", "WEBP"):
+        elif header.unusual or header.kind not in ("JPEG", "MPO", "PNG", "WEBP", "pixels"):
             self.indirect.add(index)
 
     def _first_good(self, order: np.ndarray, place: int, skipped: dict[int, None]) -> int:
         for step in range(len(order)):
             index = int(order[(place + step) % len(order)])
             if not self._known(index):
-                self._learn(index, self.source.header(index))
+                self._learn(index, self._header(index))
             if index not in self.faults:
                 return index
             skipped[index] = None

@@ -10,8 +10,6 @@ import torch
 from mae_fast import reference
 from mae_fast.config import Preset
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 class Case(NamedTuple):
     op: str

@@ -1,6 +1,5 @@
 """Two loss curves held together: of two log files, or of the fast path and the plain reference trained side by side."""
 
-import argparse
 import json
 import math
 import textwrap
@@ -15,12 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mae_fast import reference
-from mae_fast.atomic import write_atomic
 from mae_fast.config import Preset
 from mae_fast.data import make_loader, open_source
+from mae_fast.files.atomic import write_atomic
 from mae_fast.model import MaskedAutoencoderViT
-from mae_fast.optim import lr_at, make_optimizer, set_lr
 from mae_fast.parity.model import MASK_RATIO, autocast
+from mae_fast.recipe import Schedule
+from mae_fast.train.optim import lr_at, make_optimizer, set_lr
 
 RELATIVE, ABSOLUTE = 0.05, 2e-4  # what passes, unless asked to be stricter
 WARMUP, LR = 0.2, 1e-3  # share of the steps; a rate high enough for the curve to fall
@@ -110,7 +110,7 @@ def train_both(
         losses_of["fast"] = torch.compile(fast.training_loss, dynamic=False)
     optimizers = {"plain": make_optimizer(plain, "adamw", LR, 0.05), "fast": make_optimizer(fast, "adamw", LR, 0.05)}
     dtypes = {"plain": torch.float32, "fast": dtype}
-    schedule = argparse.Namespace(lr=LR, min_lr=0.0, warmup_epochs=WARMUP * steps, epochs=steps, sched="cosine")
+    schedule = Schedule(lr=LR, warmup_epochs=WARMUP * steps, epochs=steps)  # a step for an epoch
     curves = {name: [] for name in losses_of}
     pictures = _photographs(images, batch, img_size, device) if images else _smooth(batch, img_size, device)
     with tqdm(total=steps, unit=" steps", leave=False) as bar:
@@ -131,7 +131,8 @@ def train_both(
 def _photographs(folder: str, batch: int, img_size: int, device: str) -> Iterator[Tensor]:
     loader = make_loader(open_source(folder), batch, img_size, seed=0, device=device)
     for epoch in count():
-        yield from loader.epoch(epoch)
+        for imgs, _ in loader.epoch(epoch):
+            yield imgs
 
 
 def _smooth(batch: int, img_size: int, device: str) -> Iterator[Tensor]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from mae_fast import reference
+from mae_fast.config import dtype_name
 from mae_fast.model import MaskedAutoencoderViT
-from mae_fast.parity.ops import Row
+from mae_fast.parity.rule import Row
 
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 2.5e-4}
 LOSS_SCALE = {torch.float16: 2.0**16}  # small gradients vanish in float16 without one
@@ -56,7 +57,7 @@ class Gate:
 
     def rows(self, errors: Errors, dtype: torch.dtype, what: str = "model") -> list[Row]:
         """Loss, whole gradient and each parameter's, ours beside plain PyTorch's at that dtype."""
-        plain, name = self.plain[dtype], str(dtype).removeprefix("torch.")
+        plain, name = self.plain[dtype], dtype_name(dtype)
 
         def row(result: str, error: float, theirs: float, floor: float) -> Row:
             return Row(what, name, result, error, theirs, 2 * theirs + floor)
@@ -92,7 +93,7 @@ def _take_gradients(model, scale: float) -> dict[str, Tensor]:
 
 
 def unscale(gradients: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Not copied where there is nothing to do: those of Large are 1.3 GB."""
+    """The same dict where the scale is 1: a copy of Large's gradients is 1.3 GB."""
     return gradients if scale == 1 else {name: grad / scale for name, grad in gradients.items()}
 
 
@@ -132,5 +133,5 @@ def _prediction(model, naive, imgs: Tensor, noise: Tensor, dtype: torch.dtype) -
     exact = naive.double()(imgs.double(), MASK_RATIO, noise)[1]
     naive.float()
     error, plain = (((x - exact).norm() / exact.norm()).item() for x in (ours, theirs))
-    name = str(dtype).removeprefix("torch.")
+    name = dtype_name(dtype)
     return Row("model", name, "prediction", error, plain, 2 * plain + FLOOR[dtype])

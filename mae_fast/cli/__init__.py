@@ -1,0 +1,50 @@
+"""mae-fast: the command line. A file a command, each a few lines that call what the package offers."""
+
+import argparse
+import logging
+import sys
+from importlib import import_module
+
+from mae_fast.cli.arguments import name_flag
+
+# The module of that name has add_arguments(parser), which sets run(args) -> exit code or None.
+COMMANDS = {
+    "pretrain": "train a Masked Autoencoder on a folder of images",
+    "reconstruct": "draw what a checkpoint makes of masked images",
+    "convert": "write a checkpoint in the layout of another codebase",
+    "data": "check a folder of images, or make one of sample photographs",
+    "parity": "hold every op and a whole model to float64, here",
+    "bench": "measure beside the peers and against the machine's limit",
+}
+
+
+class Console(logging.Handler):
+    """The library's messages: on standard output, warnings on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+
+
+def show_messages() -> None:
+    logger = logging.getLogger("mae_fast")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [Console()]
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    show_messages()
+    parser = argparse.ArgumentParser(prog="mae-fast", description="Pretrain Masked Autoencoders, fast.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, add_help=name != "bench")  # bench has a parser of its own
+        import_module(f"mae_fast.cli.{name}").add_arguments(command)
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command != "bench":
+        commands.choices[args.command].error(f"unrecognized arguments: {' '.join(rest)}")
+    args.words = argv
+    try:
+        return args.run(args) or 0
+    except (ValueError, OSError, ImportError) as error:
+        print(f"mae-fast {args.command}: {name_flag(error, args)}", file=sys.stderr)
+        return 1

@@ -1,0 +1,116 @@
+"""`mae-fast pretrain`: flags and --config keys made from mae_fast.recipe."""
+
+import argparse
+import difflib
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import yaml
+
+from mae_fast.recipe import SETTINGS, Pretrain
+from mae_fast.train import Diverged, pretrain
+from mae_fast.train.interrupt import Interrupted
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    groups = {
+        True: parser.add_argument_group("as in the official main_pretrain.py"),
+        False: parser.add_argument_group("ours"),
+    }
+    groups[False].add_argument("--config", metavar="FILE.yaml", help="defaults for any of these flags, by name")
+    for name, setting in SETTINGS.items():
+        spellings = [f"--{name}"] if name != "on_bad_image" else ["--on-bad-image", "--on_bad_image"]
+        about = {"default": argparse.SUPPRESS, "help": setting.describe()}
+        if setting.kind is bool:
+            about["action"] = "store_true"
+        else:
+            about["type"] = number_or_auto if setting.words else setting.kind
+            about["choices"] = setting.choices or None
+            about["metavar"] = "MODEL" if name == "model" else None
+        groups[setting.official].add_argument(*spellings, **about)
+    groups[True].add_argument(
+        "--no_pin_mem", action="store_false", dest="pin_mem", default=argparse.SUPPRESS, help="no effect"
+    )
+    parser.set_defaults(run=run)
+
+
+def number_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def recipe_of(args: argparse.Namespace) -> Pretrain:
+    """The defaults, under the settings of --config, under the flags that were given."""
+    given = {name: value for name, value in vars(args).items() if name in SETTINGS}
+    return Pretrain.of(**(read_config(args.config) if args.config else {}) | given)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        pretrain(recipe_of(args))
+    except Interrupted as stop:
+        if stop.is_main:
+            command = stop.checkpoint and resume_command(args.words, stop.checkpoint)
+            print(f"{stop.reason}. To go on: {command}" if command else stop, file=sys.stderr)
+        return stop.exit_code
+    except Diverged as error:
+        print(f"mae-fast pretrain: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def read_config(path: str) -> dict:
+    """The settings in a YAML file, by the names of the flags, in their types and ranges.
+
+    Raises ValueError naming the file and the key that is no flag or whose value does not fit it.
+    """
+    if Path(path).is_dir():
+        raise ValueError(f"--config: {path} is a folder; expected a YAML file of flags and values")
+    try:
+        values = yaml.safe_load(Path(path).read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config: {path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"--config: {path}: expected flags and values, one `name: value` a line")
+    for name, value in values.items():
+        if name not in SETTINGS:
+            close = difflib.get_close_matches(str(name), SETTINGS, n=1)
+            raise ValueError(
+                f"--config: {path}: {name} is not a flag of pretrain" + (f"; {close[0]}?" if close else "")
+            )
+        try:
+            values[name] = SETTINGS[name].read(value)
+        except ValueError as error:
+            raise ValueError(f"--config: {path}: {name}: {value!r} does not fit (expected {error})") from None
+        try:
+            SETTINGS[name].check(values[name])
+        except ValueError as error:
+            raise ValueError(f"--config: {path}: {name}: {error}") from None
+    return values
+
+
+def resume_command(words: list[str], checkpoint: Path) -> str:
+    """The command line of a run started by `mae-fast WORDS`, by the launcher that started it, going on from checkpoint.
+
+    Of several machines it is this one's command: each machine gets its own.
+    """
+    words = [word for word in words if word != "--auto_resume"]
+    for index in [i for i, word in enumerate(words) if word == "--resume"][::-1]:
+        del words[index : index + 2]
+    words = [word for word in words if not word.startswith("--resume=")]
+    return shlex.join([*_launcher(os.environ, words), *words, "--resume", str(checkpoint)])
+
+
+def _launcher(env, words: list[str]) -> list[str]:
+    """What stands before `pretrain`, as mae_fast.distributed finds out who started it."""
+    if "TORCHELASTIC_RUN_ID" in env:  # torchrun
+        machines = int(env.get("GROUP_WORLD_SIZE", 1))
+        where = [f"--nnodes={machines}", f"--node_rank={env['GROUP_RANK']}", f"--master_addr={env['MASTER_ADDR']}",
+                 f"--master_port={env['MASTER_PORT']}"] if machines > 1 else []  # fmt: skip
+        return ["torchrun", f"--nproc_per_node={env['LOCAL_WORLD_SIZE']}", *where, "-m", "mae_fast"]
+    if "OMPI_COMM_WORLD_SIZE" in env:
+        return ["mpirun", "-n", env["OMPI_COMM_WORLD_SIZE"], "mae-fast"]
+    if "SLURM_PROCID" in env and "SLURM_NTASKS" in env and any(word.startswith("--world_size") for word in words):
+        return ["srun", f"--ntasks={env['SLURM_NTASKS']}", "mae-fast"]
+    return ["mae-fast"]

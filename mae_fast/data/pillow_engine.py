@@ -1,0 +1,78 @@
+"""The plain loader: Pillow in torch DataLoader workers. The oracle of the DALI pipeline, and its stand-in.
+
+Never shares anything with dali_engine.py but the plan, so that agreement between the two means something.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from mae_fast.data.augment import apply_colour
+from mae_fast.data.plan import Plan, Planner
+from mae_fast.data.sources.image_file import BadImageError
+
+
+def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> np.ndarray | None:
+    """uint8 (B, H, W, 3); None where a picture of the plan proves bad, which the planner then knows."""
+    images = np.empty((len(plan.indices), *size, 3), np.uint8)
+    for slot, index in enumerate(plan.indices):
+        image = planner.decode(int(index))
+        if image is None:
+            return None
+        top, left, height, width = plan.windows[slot].tolist()
+        # crop first: resize(box=...) would let pixels from outside the window bleed in at its edges
+        image = image.crop((left, top, left + width, top + height)).resize(size[::-1], Image.Resampling.BICUBIC)
+        if plan.flip[slot]:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = np.asarray(image)
+        images[slot] = pixels if plan.colour is None else apply_colour(pixels, plan.colour[slot])
+    return images
+
+
+class _Batches(Dataset):
+    """Maps (epoch, batch) to (images, indices, skipped images with reasons), or to the error that stops training."""
+
+    def __init__(self, planner: Planner, size: tuple[int, int]):
+        self.planner, self.size = planner, size
+
+    def __getitem__(self, key: tuple[int, int]):
+        try:
+            images = None
+            while images is None:  # once more for every picture that only its pixels gave away
+                plan = self.planner.plan(*key)
+                images = render(plan, self.planner, self.size)
+        except BadImageError as error:
+            return error  # raised by the main process, without the worker's traceback around the message
+        return torch.from_numpy(images), plan.indices, [(index, self.planner.faults[index]) for index in plan.skipped]
+
+
+class PillowEngine:
+    """Batches made by num_workers processes (0: in this one), two in advance each, delivered to device."""
+
+    name = "pillow"
+
+    def __init__(self, planner: Planner, size: tuple[int, int], num_workers: int, device: torch.device):
+        self.planner, self.device = planner, device
+        self._keys: list[tuple[int, int]] = []
+        self._loader = DataLoader(
+            _Batches(planner, size),
+            batch_size=None,
+            sampler=self._keys,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # its own: an epoch begun twice must not cost the masks two random numbers
+        )
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, np.ndarray, list[int]]]:
+        """(uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
+        self._keys[:] = [(epoch, batch) for batch in range(start, len(self.planner.sampler))]
+        for result in self._loader:
+            if isinstance(result, BadImageError):
+                raise result
+            images, indices, skipped = result
+            self.planner.faults.update(skipped)
+            yield images.to(self.device, non_blocking=True), indices, [index for index, _ in skipped]

@@ -1,0 +1,1 @@
+"""The names and the models of other packages, on our ops."""

@@ -1,0 +1,1 @@
+"""Weights on disk: read safely, in the layout of any codebase, and written whole or not at all."""

@@ -1,0 +1,254 @@
+"""The fast Masked Autoencoder: the names, arguments and state dict of the official release (He et al. 2022).
+
+Shapes in suffixes: B images, L patches, K visible patches, P = p*p*C pixels of a patch, N tokens, D width.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mae_fast import config, ops
+from mae_fast.model import masking
+from mae_fast.model.attention import ATTENTION
+from mae_fast.model.blocks import Block, PatchEmbed, compute_dtype
+from mae_fast.model.positions import sincos_2d
+
+
+class MaskedAutoencoderViT(nn.Module):
+    """Masked Autoencoder with a Vision Transformer backbone.
+
+    img_size: pixels, an int or (height, width); patch_size divides both. mean, std: per channel, of pixels in 0..1,
+    used for uint8 images alone (default ImageNet's for three channels, else 0.5). attention: who computes it, a key of
+    mae_fast.model.attention.ATTENTION. draw_noise: what masks are drawn from, see mae_fast.model.masking.
+    Images are float (B, C, H, W), normalised, or uint8 (B, H, W, C), straight from a loader.
+    """
+
+    activation_checkpointing = False  # keep each block's input alone for the backward pass, which runs the block again
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 1024,
+        depth: int = 24,
+        num_heads: int = 16,
+        decoder_embed_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        norm_pix_loss: bool = False,
+        *,
+        decoder_mlp_ratio: float | None = None,  # default: mlp_ratio
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        attention: str = "auto",
+        draw_noise: Callable = masking.uniform,
+    ):
+        super().__init__()
+        if attention not in ATTENTION:
+            raise ValueError(f"attention: expected one of {', '.join(ATTENTION)}; got {attention!r}")
+        attend = ATTENTION[attention]
+        img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        if in_chans < 1:
+            raise ValueError(f"in_chans: expected at least 1, got {in_chans}")
+        _check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, decoder_num_heads)
+        imagenet = in_chans == 3
+        self.mean = list(mean or (config.IMAGENET_MEAN if imagenet else (0.5,) * in_chans))
+        self.std = list(std or (config.IMAGENET_STD if imagenet else (0.5,) * in_chans))
+        if not len(self.mean) == len(self.std) == in_chans:
+            raise ValueError(f"mean, std: expected {in_chans} numbers each (in_chans), got {mean} and {std}")
+        self.in_chans, self.norm_pix_loss, self.draw_noise = in_chans, norm_pix_loss, draw_noise
+        self.missing_decoder_keys: tuple[str, ...] = ()  # set by load_pretrained for an encoder-only checkpoint
+        hidden, decoder_hidden = int(embed_dim * mlp_ratio), int(decoder_embed_dim * (decoder_mlp_ratio or mlp_ratio))
+
+        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
+        grid = self.patch_embed.grid_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(sincos_2d(embed_dim, grid), requires_grad=False)
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, hidden, norm_layer, attend) for _ in range(depth))
+        self.norm = norm_layer(embed_dim)
+
+        self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
+        self.decoder_pos_embed = nn.Parameter(sincos_2d(decoder_embed_dim, grid), requires_grad=False)
+        self.decoder_blocks = nn.ModuleList(
+            Block(decoder_embed_dim, decoder_num_heads, decoder_hidden, norm_layer, attend)
+            for _ in range(decoder_depth)
+        )
+        self.decoder_norm = norm_layer(decoder_embed_dim)
+        self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * in_chans)
+        self.initialize_weights()
+
+    def initialize_weights(self) -> None:
+        """Xavier-uniform matrices, zero biases, normal(0.02) tokens: the official draws, in the official order."""
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
+        nn.init.normal_(self.cls_token, std=0.02)
+        nn.init.normal_(self.mask_token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    # ---- the pieces of the official interface ----
+
+    def patchify(self, imgs: Tensor) -> Tensor:
+        """Images -> (B, L, P), normalised, patches row by row, each laid out (p, q, c)."""
+        self._check_images(imgs)
+        dtype = imgs.dtype if imgs.is_floating_point() else torch.float32
+        p, _ = self.patch_embed.patch_size
+        return ops.gather_patches(imgs, self._all_patches(imgs), p, self.mean, self.std, dtype)
+
+    def unpatchify(self, x: Tensor) -> Tensor:
+        """(B, L, P) -> (B, C, H, W), the inverse of patchify."""
+        (p, _), (h, w), C = self.patch_embed.patch_size, self.patch_embed.grid_size, self.in_chans
+        if x.dim() != 3 or x.shape[1:] != (h * w, p * p * C):
+            raise ValueError(f"x: expected patches (B, {h * w}, {p * p * C}), got {tuple(x.shape)}")
+        return x.reshape(-1, h, w, p, p, C).permute(0, 5, 1, 3, 2, 4).reshape(-1, C, h * p, w * p)
+
+    def forward_encoder(self, imgs: Tensor, mask_ratio: float, noise: Tensor | None = None):
+        """-> latent (B, 1+K, D), mask (B, L) with 1 = removed, ids_restore (B, L)."""
+        ids_shuffle, ids_restore, mask, len_keep = self._draw_mask(imgs, mask_ratio, noise)
+        return self._encoder(imgs, ids_shuffle[:, :len_keep]), mask, ids_restore
+
+    def forward_decoder(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
+        """latent (B, 1+K, D), ids_restore (B, L) -> predicted pixels of every patch, in image order: (B, L, P)."""
+        self.require_decoder()
+        x = ops.unshuffle(self.decoder_embed(latent), self.mask_token, self.decoder_pos_embed, ids_restore)
+        for block in self.decoder_blocks:
+            x = self._run(block, x)
+        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+
+    def forward_loss(self, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error of pred (B, L, P) over the patches where mask (B, L) is 1; any mask, any weights."""
+        if not torch.compiler.is_compiling() and not mask.any():
+            raise ValueError("mask: no patch is masked, so the loss would be 0 / 0")
+        target = self.patchify(imgs).to(torch.promote_types(imgs.dtype, torch.float32))
+        if self.norm_pix_loss:
+            target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6) ** 0.5
+        return (((pred - target) ** 2).mean(-1) * mask).sum() / mask.sum()
+
+    def forward(self, imgs: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None):
+        """-> loss (scalar), pred (B, L, P) in image order, mask (B, L) with 1 = removed.
+
+        noise (B, L): the patches with the lowest noise are kept; drawn from torch's generator when None.
+        """
+        ids_shuffle, ids_restore, mask, len_keep = self._draw_mask(imgs, mask_ratio, noise, for_loss=True)
+        pred = self.forward_decoder(self._encoder(imgs, ids_shuffle[:, :len_keep]), ids_restore)
+        # With nothing kept, pred has as many rows as ids, and masked_mse would take them in the order of ids.
+        ids_masked = ids_shuffle[:, len_keep:] if len_keep else ids_restore.sort(dim=1).values
+        return self._masked_mse(pred, imgs, ids_masked), pred, mask
+
+    # ---- beyond the official interface ----
+
+    def training_loss(self, imgs: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None) -> Tensor:
+        """The loss of `forward`, same number and gradients, without what training throws away.
+
+        The decoder runs in [cls, visible, masked] order with positions to match: attention does not see the order, so
+        nothing is unshuffled, and the rows to predict are one slice, the only one that the last block computes after
+        its attention.
+        """
+        self.require_decoder()
+        ids_shuffle, _, _, len_keep = self._draw_mask(imgs, mask_ratio, noise, for_loss=True)
+        visible = self.decoder_embed(self._encoder(imgs, ids_shuffle[:, :len_keep]))
+        masked = self.mask_token.to(visible.dtype).expand(len(imgs), ids_shuffle.shape[1] - len_keep, -1)
+        cls_pos, patch_pos = self.decoder_pos_embed[:, :1], self.decoder_pos_embed[0, 1:]
+        positions = torch.cat([cls_pos.expand(len(imgs), -1, -1), F.embedding(ids_shuffle, patch_pos)], dim=1)
+        x = torch.cat([visible, masked], dim=1) + positions
+        for block in self.decoder_blocks:
+            x = self._run(block, x, first=1 + len_keep if block is self.decoder_blocks[-1] else 0)
+        pred = self.decoder_pred(self.decoder_norm(x[:, -masked.shape[1] :]))
+        return self._masked_mse(pred, imgs, ids_shuffle[:, len_keep:])
+
+    def encode(self, imgs: Tensor) -> Tensor:
+        """Features of the whole image, nothing masked: (B, 1+L, D), cls first, then patches in image order."""
+        self._check_images(imgs)
+        return self._encoder(imgs, self._all_patches(imgs))
+
+    # ---- inside ----
+
+    def _draw_mask(self, imgs: Tensor, mask_ratio: float, noise: Tensor | None, for_loss: bool = False):
+        self._check_images(imgs)
+        B, L = len(imgs), self.patch_embed.num_patches
+        if not 0 <= mask_ratio <= 1:
+            raise ValueError(f"mask_ratio: expected a share of the patches, 0 to 1; got {mask_ratio}")
+        len_keep = int(L * (1 - mask_ratio))
+        if for_loss and len_keep == L:
+            raise ValueError(
+                f"mask_ratio: {mask_ratio} masks none of {L} patches, so the loss would be 0 / 0; "
+                "use forward_encoder or encode for features of whole images"
+            )
+        if noise is None:
+            noise = self.draw_noise(B, self.patch_embed.grid_size, imgs.device)
+        elif noise.shape != (B, L):
+            raise ValueError(f"noise: expected ({B}, {L}), one number a patch; got {tuple(noise.shape)}")
+        return *ops.random_masking(noise, len_keep), len_keep
+
+    def _encoder(self, imgs: Tensor, ids_BK: Tensor) -> Tensor:
+        """The patches `ids` of each image -> (B, 1+K, D)."""
+        dtype = compute_dtype(imgs.device, self.patch_embed.proj.weight.dtype)
+        patches = ops.gather_patches(imgs, ids_BK, self.patch_embed.patch_size[0], self.mean, self.std, dtype)
+        x = self.patch_embed(patches) + F.embedding(ids_BK, self.pos_embed[0, 1:])
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(imgs), -1, -1)
+        x = torch.cat([cls, x], dim=1)
+        for block in self.blocks:
+            x = self._run(block, x)
+        return self.norm(x)
+
+    def _run(self, block: Block, x: Tensor, first: int = 0) -> Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, first, use_reentrant=False, preserve_rng_state=False)  # nothing random in it
+        return block(x, first)
+
+    def _all_patches(self, imgs: Tensor) -> Tensor:
+        return torch.arange(self.patch_embed.num_patches, device=imgs.device).expand(len(imgs), -1)
+
+    def _masked_mse(self, pred: Tensor, imgs: Tensor, ids: Tensor) -> Tensor:
+        p, _ = self.patch_embed.patch_size
+        return ops.masked_mse(pred, imgs, ids, p, self.mean, self.std, self.norm_pix_loss)
+
+    def _check_images(self, imgs: Tensor) -> None:
+        C, height, width = ops.image_shape(imgs)
+        if (C, height, width) != (self.in_chans, *self.patch_embed.img_size):
+            h, w = self.patch_embed.img_size
+            raise ValueError(
+                f"imgs: this model takes {h} x {w} pixels and {self.in_chans} channels, as float (B, C, H, W) or uint8 "
+                f"(B, H, W, C); got {imgs.dtype} of shape {tuple(imgs.shape)}"
+            )
+
+    def require_decoder(self) -> None:
+        if self.missing_decoder_keys:
+            first, *_, last = self.missing_decoder_keys
+            raise ValueError(
+                "model: this one was loaded from an encoder-only checkpoint and cannot reconstruct: the file has no "
+                "decoder, as those of finetuned classifiers and of timm have none. It lacks "
+                f"{len(self.missing_decoder_keys)} decoder keys, {first} to {last} (model.missing_decoder_keys). "
+                "Load the checkpoint of the pretraining, or train a new decoder: mae-fast pretrain --init_from"
+            )
+
+
+def _check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, decoder_num_heads) -> None:
+    if patch_size < 1 or len(img_size) != 2 or any(side < 1 or side % patch_size for side in img_size):
+        raise ValueError(f"img_size: {img_size} is not a whole number of patches of patch_size={patch_size} pixels")
+    widths = {"embed_dim": (embed_dim, num_heads), "decoder_embed_dim": (decoder_embed_dim, decoder_num_heads)}
+    for name, (dim, heads) in widths.items():
+        if dim < 1 or heads < 1 or dim % 4 or dim % heads:
+            raise ValueError(f"{name}: {dim} must be a multiple of 4 (sin-cos positions) and of its {heads} heads")
+
+
+# ---- the official constructors; dec512d8b: a decoder 512 wide, 8 blocks deep ----
+
+mae_vit_small_patch16_dec512d8b = partial(MaskedAutoencoderViT, **config.SMALL.kwargs())
+mae_vit_base_patch16_dec512d8b = partial(MaskedAutoencoderViT, **config.BASE.kwargs())
+mae_vit_large_patch16_dec512d8b = partial(MaskedAutoencoderViT, **config.LARGE.kwargs())
+mae_vit_huge_patch14_dec512d8b = partial(MaskedAutoencoderViT, **config.HUGE.kwargs())
+
+mae_vit_small_patch16 = mae_vit_small_patch16_dec512d8b
+mae_vit_base_patch16 = mae_vit_base_patch16_dec512d8b
+mae_vit_large_patch16 = mae_vit_large_patch16_dec512d8b
+mae_vit_huge_patch14 = mae_vit_huge_patch14_dec512d8b

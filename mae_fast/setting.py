@@ -1,0 +1,101 @@
+"""A setting: the type, range, default and help of one field of a recipe, and the dataclasses that hold to them."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What holds for the values of one field. kind: int, float, str or bool; words: values allowed besides.
+
+    at_least, above, at_most: bounds of a number, `above` excluded. official: a flag of the official main_pretrain.py.
+    """
+
+    kind: type
+    default: Any
+    help: str
+    official: bool
+    choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    at_least: float = -math.inf
+    above: float = -math.inf
+    at_most: float = math.inf
+
+    def read(self, value: Any) -> Any:
+        """A value as text or YAML gives it -> the same in the setting's type, not yet held to its range.
+
+        None fits where it is the default. Raises ValueError saying which values fit.
+        """
+        if value in self.words or (value is None and self.default is None):
+            return value
+        try:
+            if self.kind is int and isinstance(value, float) and value.is_integer():
+                value = int(value)
+            if self.kind is bool:
+                fits = isinstance(value, bool)
+            else:
+                value = self.kind(str(value)) if value is not None and not isinstance(value, bool) else None
+                fits = value is not None and (not self.choices or value in self.choices)
+        except ValueError:
+            fits = False
+        if not fits:
+            expected = ", ".join(self.choices) or ("true or false" if self.kind is bool else self.kind.__name__)
+            raise ValueError(expected)
+        return value
+
+    def check(self, value: Any) -> None:
+        """ValueError saying what was expected of a value of another type, out of range, or not finite."""
+        if self.choices and value not in self.choices:
+            raise ValueError(f"expected one of {', '.join(self.choices)}, got {value!r}")
+        if value in self.words or (value is None and self.default is None):
+            return
+        number = self.kind in (int, float)
+        kinds = (int, float) if self.kind is float else self.kind
+        if not isinstance(value, kinds) or (number and isinstance(value, bool)):
+            raise ValueError(f"expected {' or '.join([self.kind.__name__, *self.words])}, got {value!r}")
+        if number and not (math.isfinite(value) and self.at_least <= value <= self.at_most and value > self.above):
+            raise ValueError(f"expected {self.range}, got {value}")
+
+    @property
+    def range(self) -> str:
+        """The bounds in words, empty of what has none."""
+        bounds = [
+            f"{text} {bound}"
+            for text, bound in (("more than", self.above), ("at least", self.at_least), ("at most", self.at_most))
+            if math.isfinite(bound)
+        ]
+        return ", ".join(bounds)
+
+    def describe(self) -> str:
+        """A line for --help: meaning, range, default."""
+        default = "" if self.default in (None, "") or self.kind is bool else f"default {self.default}"
+        return "; ".join(filter(None, [self.help, self.range, default]))
+
+
+def official(kind: type, default: Any, help: str = "", **limits) -> Any:
+    """A flag of the official main_pretrain.py: same name, same default."""
+    return dataclasses.field(default=default, metadata={"setting": Setting(kind, default, help, True, **limits)})
+
+
+def ours(kind: type, default: Any, help: str = "", **limits) -> Any:
+    return dataclasses.field(default=default, metadata={"setting": Setting(kind, default, help, False, **limits)})
+
+
+class Checked:
+    """A dataclass of settings. ValueError naming the first one whose value cannot work."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if setting := field.metadata.get("setting"):
+                try:
+                    setting.check(getattr(self, field.name))
+                except ValueError as error:
+                    raise ValueError(f"{field.name}: {error}") from None
+
+
+def settings_of(recipe: type) -> dict[str, Setting]:
+    """The settings that are fields of a dataclass, without those of its parts."""
+    fields = dataclasses.fields(recipe)
+    return {field.name: field.metadata["setting"] for field in fields if "setting" in field.metadata}

@@ -1,0 +1,152 @@
+"""Pretraining: files -> loader -> loss -> gradient -> optimizer -> checkpoint, one epoch after another.
+
+The step itself is mae_fast.train.step; all before the first is mae_fast.train.assemble. The host never waits for the
+device inside a step: losses stay there and are read a window at a time.
+"""
+
+import logging
+import math
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from mae_fast.model import MaskedAutoencoderViT
+from mae_fast.recipe import Pretrain
+from mae_fast.train import distributed
+from mae_fast.train.assemble import Run, assemble
+from mae_fast.train.interrupt import Interrupted
+from mae_fast.train.optim import lr_at
+from mae_fast.train.run_state import Position, save_run
+
+logger = logging.getLogger(__name__)
+WINDOW = {"cuda": 20, "cpu": 1}  # steps between two looks at the losses; on the CPU there is nothing to wait for
+PATIENCE = 5  # non-finite losses in a row before the run gives up
+
+
+class Diverged(RuntimeError):
+    """Several steps in a row had no finite loss."""
+
+
+def pretrain(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> None:
+    """Train a Masked Autoencoder as the recipe says: checkpoints, log.txt and loss.png in recipe.output_dir.
+
+    model: trained in place of a new one of the size recipe.model. Raises Interrupted after a signal, Diverged, and
+    ValueError or OSError for settings and files that cannot work.
+    """
+    run = assemble(recipe, model)
+    epochs, started, first = recipe.schedule.epochs, time.perf_counter(), run.position
+    first_batch = first.batch
+    try:
+        for _ in range(first.epoch, epochs):
+            train_one_epoch(run)
+            finish_epoch(run)
+    finally:
+        run.stop.restore()
+        if run.report:
+            run.report.close()
+        distributed.shutdown()
+    batches = (epochs - first.epoch) * run.batches - first_batch  # none where a run was stopped at its last step
+    if batches > 0 and not run.step.taken.item():
+        raise Diverged("no step was taken: none had a finite loss and gradient, so the weights are those of the start")
+    if run.report and batches > 0:
+        summarise(run, batches * run.images_per_batch / (time.perf_counter() - started))
+
+
+def train_one_epoch(run: Run) -> None:
+    position, accum = run.position, run.recipe.accum_iter
+    batches = islice(run.loader.epoch(position.epoch, position.batch), run.batches - position.batch)
+    for imgs, labels in batches:
+        at = position.epoch + position.batch / len(run.loader)
+        if position.batch % accum == 0:
+            lr = lr_at(at, run.resolved.schedule, position.losses)
+        loss = run.step(imgs, lr, labels)
+        position.batch += 1
+        if loss is not None:  # enough batches for an update
+            run.window.append((at, lr, loss))
+            if len(run.window) == WINDOW[run.resolved.device.type] or position.batch == run.batches:
+                read_window(run)
+                stop_if_asked(run)
+
+
+def read_window(run: Run) -> None:
+    """The one place where the host waits for the device: bring the losses of the last steps over and report them."""
+    position = run.position
+    losses = distributed.mean_(torch.stack([loss for *_, loss in run.window])).tolist()
+    records = [(at, lr, loss) for (at, lr, _), loss in zip(run.window, losses, strict=True)]
+    run.window.clear()
+    for _, lr, loss in records:
+        if math.isfinite(loss):
+            run.non_finite = 0
+            position.loss_sum, position.lr_sum = position.loss_sum + loss, position.lr_sum + lr
+            position.steps += 1
+        else:
+            run.non_finite += 1
+            position.skipped += 1
+    if run.report:
+        run.report.steps(position.epoch, records, len(records) * run.recipe.accum_iter * run.images_per_batch)
+        warn_of_bad_images(run)
+    if run.non_finite >= PATIENCE:
+        raise Diverged(
+            f"{run.non_finite} steps in a row had no finite loss (epoch {position.epoch + 1}); {last_good(run)}"
+        )
+
+
+def finish_epoch(run: Run) -> None:
+    recipe, position = run.recipe, run.position
+    if not all(p.isfinite().all() for p in run.model.parameters()):
+        raise Diverged(f"weights are not finite after epoch {position.epoch + 1}; {last_good(run)}")
+    epoch, steps = position.epoch, position.steps or math.nan  # no mean where every step was skipped
+    train_loss, train_lr = position.loss_sum / steps, position.lr_sum / steps
+    run.position = Position(
+        epoch + 1, skipped=position.skipped, losses=[*position.losses, train_loss], layout=position.layout
+    )
+    if run.report:
+        run.report.epoch(epoch, train_lr, train_loss)  # before the checkpoint: a resumed run drops what is too much
+    if recipe.output_dir and (epoch % recipe.save_every == 0 or epoch + 1 == recipe.schedule.epochs):
+        save(run, f"checkpoint-{epoch}.pth")
+        if run.report:
+            run.report.picture()
+
+
+def stop_if_asked(run: Run) -> None:
+    """After a signal to any rank: write where we are and leave by an exception."""
+    signum = max(distributed.gather(run.stop.signum))
+    if signum:
+        if run.recipe.output_dir:
+            save(run, "checkpoint-interrupted.pth")
+        raise Interrupted(signum, run.last_checkpoint, run.resolved.world.is_main)
+
+
+def save(run: Run, name: str) -> None:
+    step, resolved = run.step, run.resolved
+    run.last_checkpoint = Path(run.recipe.output_dir) / name
+    settings = resolved.settings(run.recipe)
+    save_run(run.last_checkpoint, run.model, step.optimizer, step.scaler, run.position, settings, resolved.device)
+
+
+def warn_of_bad_images(run: Run) -> None:
+    bad = run.loader.bad_images
+    if len(bad) > run.warned_images:
+        name, reason = list(bad.items())[-1]
+        run.warned_images = len(bad)
+        run.report.say(f"skipped {len(bad)} bad images so far, the last one {name} ({reason})")
+
+
+def last_good(run: Run) -> str:
+    checkpoint = run.last_checkpoint or "none yet"
+    return f"the run stops. Last good checkpoint: {checkpoint}. A lower blr or clip_grad 1 may help"
+
+
+def summarise(run: Run, rate: float) -> None:
+    """rate: images a second."""
+    losses, folder = run.position.losses, run.report.folder
+    counts = {"steps": run.position.skipped, "bad images": len(run.loader.bad_images)}
+    skipped = "".join(f", {count} {what} skipped" for what, count in counts.items() if count)
+    logger.info(
+        "Trained %d epochs: loss %.4f -> %.4f, %.1f images/s%s",
+        run.recipe.schedule.epochs, losses[0], losses[-1], rate, skipped,
+    )  # fmt: skip
+    if folder:
+        logger.info("Wrote %s, %s, %s", run.last_checkpoint, folder / "log.txt", folder / "loss.png")

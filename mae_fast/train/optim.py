@@ -1,0 +1,78 @@
+"""The optimizer and the learning rate of a step."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from mae_fast.recipe import Schedule
+
+
+def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """No decay on biases and norms (every one-dimensional parameter), then the rest; the official order of groups."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    no_decay = [p for name, p in named if p.ndim == 1 or name.endswith(".bias")]
+    decay = [p for name, p in named if not (p.ndim == 1 or name.endswith(".bias"))]
+    return [{"params": no_decay, "weight_decay": 0.0}, {"params": decay, "weight_decay": weight_decay}]
+
+
+def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW with betas (0.9, 0.95) (paper, table 8) or SGD with momentum 0.9.
+
+    Both fused: one pass over the weights, and `optimizer.found_inf` makes a step do nothing without asking the device.
+    """
+    for setting, value in {"lr": lr, "weight_decay": weight_decay}.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{setting}: expected a finite number, at least 0; got {value}")
+    groups = param_groups(model, weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=True)
+    raise ValueError(f"opt: expected adamw or sgd, got {name}")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """load_state_dict that keeps the fused kernels, also from a checkpoint written without them."""
+    # Set before load_state_dict: PyTorch places `step` on the device only for fused optimizers.
+    groups = [group | {"fused": True, "foreach": None} for group in state["param_groups"]]
+    optimizer.load_state_dict(state | {"param_groups": groups})
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def lr_at(epoch: float, schedule: Schedule, losses: Sequence[float] = ()) -> float:
+    """Learning rate at a fractional epoch: linear warmup, then half a cosine, steps, or a plateau.
+
+    schedule: with its absolute lr. losses: the mean loss of each finished epoch, for the plateau. Pure, so that a
+    resumed run cannot drift from an uninterrupted one.
+    """
+    lr, min_lr, warmup = schedule.lr, schedule.min_lr, schedule.warmup_epochs
+    if epoch < warmup:
+        return lr * epoch / warmup
+    after = epoch - warmup
+    if schedule.sched == "cosine":
+        progress = after / (schedule.epochs - warmup)
+        return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule.sched == "step":
+        drops = int(after / schedule.decay_epochs)
+    else:
+        drops = _plateaus(losses, schedule.patience_epochs)
+    return max(min_lr, lr * schedule.decay_rate**drops)
+
+
+def _plateaus(losses: Sequence[float], patience: int) -> int:
+    """How often the loss went more than `patience` epochs without a new best (by 0.01 %)."""
+    best, waited, drops = math.inf, 0, 0
+    for loss in losses:
+        if loss < best * (1 - 1e-4):
+            best, waited = loss, 0
+        else:
+            waited += 1
+        if waited > patience:
+            drops, waited = drops + 1, 0
+    return drops

@@ -1,0 +1,110 @@
+"""A training run in a file: all that the next step depends on, in the official checkpoint layout."""
+
+import argparse
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mae_fast.files import layouts
+from mae_fast.files.atomic import save_atomic
+from mae_fast.files.checkpoint import CheckpointError, load_file, load_weights
+from mae_fast.train import distributed
+from mae_fast.train.optim import load_optimizer
+
+logger = logging.getLogger(__name__)
+
+# What the official script's GradScaler expects to find, for runs of ours that scale nothing.
+UNUSED_SCALER = {
+    "scale": 65536.0,
+    "growth_factor": 2.0,
+    "backoff_factor": 0.5,
+    "growth_interval": 2000,
+    "_growth_tracker": 0,
+}
+
+
+@dataclass
+class Position:
+    """How far a run is. The data order and the augmentation follow from epoch and batch (see mae_fast.data)."""
+
+    epoch: int = 0
+    batch: int = 0  # next batch of that epoch, per rank
+    loss_sum: float = 0.0  # of the finite losses of this epoch
+    lr_sum: float = 0.0
+    steps: int = 0  # summed in loss_sum
+    skipped: int = 0  # steps with a non-finite loss, of the whole run
+    losses: list[float] = field(default_factory=list)  # mean of each finished epoch
+    layout: list[int] = field(default_factory=list)  # batch size, processes, accumulation, batches: what `batch` counts
+
+
+def rng_state(device: torch.device) -> list[torch.Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def set_rng_state(states: list[torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+def save_run(path: Path, model: nn.Module, optimizer, scaler, position: Position, settings: dict, device) -> None:
+    """Write the checkpoint, atomically, from rank 0; every rank must call it (each has random state of its own).
+
+    settings: by the names of the flags. They become the argparse.Namespace that an official checkpoint holds.
+    """
+    rng = distributed.gather(rng_state(device))
+    if distributed.rank() == 0:
+        content = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "epoch": position.epoch - 1,  # the last finished one
+            "scaler": scaler.state_dict() or UNUSED_SCALER,
+            "args": argparse.Namespace(**settings),
+            "mae_fast": {"config": layouts.describe(model), "position": asdict(position), "rng": rng},
+        }
+        save_atomic(content, path)
+    distributed.barrier()
+
+
+def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: list[int], device, rank: int) -> Position:
+    """Bring model, optimizer, scaler and random state back to where save_run, or the official script, left them."""
+    content = load_file(path)
+    if not {"model", "optimizer", "epoch"} <= content.keys():
+        raise CheckpointError(
+            f"{path}: holds weights but no training run to go on with; to start a run from it use init_from"
+        )
+    state, head = layouts.split_head(layouts.unwrap(content["model"]))
+    if head:
+        raise CheckpointError(
+            f"{path}: holds the training run of a classifier ({', '.join(head)}), which is no pretraining run to go on "
+            "with; to start a run from its encoder use init_from"
+        )
+    load_weights(model, state, path)
+    load_optimizer(optimizer, content["optimizer"])
+    if scaler.is_enabled() and content.get("scaler"):
+        scaler.load_state_dict(content["scaler"])
+    ours = content.get("mae_fast", {})
+    if "position" not in ours:
+        return Position(epoch=content["epoch"] + 1, layout=layout)
+    position = Position(**ours["position"])
+    if position.batch and position.layout != layout:
+        if rank == 0:
+            logger.info("%s: batch size, processes or data changed, so epoch %d starts over", path, position.epoch + 1)
+        position = Position(epoch=position.epoch, skipped=position.skipped, losses=position.losses)
+    if len(ours["rng"]) > rank:
+        set_rng_state(ours["rng"][rank], device)
+    position.layout = layout
+    return position
+
+
+def batch_size_of(path: Path) -> int | None:
+    """The batch size of the run that wrote the checkpoint, None where it holds none."""
+    return getattr(load_file(path).get("args"), "batch_size", None)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of output_dir written last. Each is whole: they appear by a rename."""
+    return max(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime_ns, default=None)

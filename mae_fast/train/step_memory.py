@@ -1,0 +1,92 @@
+"""What a training step needs of memory, counted from the model's dimensions.
+
+Counted for `training_loss` with the fused ops or PyTorch's fused attention, which keep no targets, no attention
+probabilities and no predictions of visible patches. In bytes, for N tokens of width D through H heads, c bytes a number
+of the products' type and 4 of the residual stream's, a block keeps for its backward pass
+
+    norm1      N (4 D + 8)            the stream, mean and 1/std      norm2     N (4 D + 8)
+    qkv        N c D                  its input                       fc1       N c D
+    attention  N (4 c D + 4 H)        q, k, v, result, logsumexp      GELU      N c hidden
+    proj       nothing: attention's result is there                   fc2       N c hidden
+
+and with activation checkpointing its input alone, N 4 D. Where bias_gelu has no kernel (eager, on a GPU) GELU keeps its
+input with the bias added in float32, N 4 hidden.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from mae_fast.model import Block, MaskedAutoencoderViT
+from mae_fast.ops import backends
+from mae_fast.train import distributed
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes. Of the whole step: weights, gradients (twice with DDP, which sends copies), the optimizer's moments, the
+    weights cast to the products' type. Of each image: pixels, activations kept for the backward pass, and workspace,
+    what is alive besides at the peak. Without accumulation gradients come as activations go, and the peak is lower."""
+
+    weights: int
+    gradients: int
+    moments: int
+    casts: int
+    pixels: int
+    activations: int
+    workspace: int
+
+    @property
+    def fixed(self) -> int:
+        return self.weights + self.gradients + self.moments + self.casts
+
+    @property
+    def per_image(self) -> int:
+        return self.pixels + self.activations + self.workspace
+
+    def peak(self, batch: int) -> int:
+        return self.fixed + batch * self.per_image
+
+
+def step_memory(
+    model: MaskedAutoencoderViT, dtype: torch.dtype, mask_ratio: float = 0.75, moments: int = 2
+) -> StepMemory:
+    """What a step of `model` (on any device, meta too) needs with products in dtype. moments: AdamW 2, SGD 1."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    c, D, d = dtype.itemsize, model.decoder_embed.in_features, model.decoder_embed.out_features
+    L, P = model.patch_embed.num_patches, model.decoder_pred.out_features
+    visible = int(L * (1 - mask_ratio))
+    masked = L - visible
+    sizes = [(block, 1 + visible, 1 + visible) for block in model.blocks]
+    sizes += [(block, 1 + L, 1 + L) for block in model.decoder_blocks[:-1]]
+    sizes += [(block, 1 + L, masked) for block in model.decoder_blocks[-1:]]
+    wide = 4 if backends()["bias_gelu"].get(model.cls_token.device.type) == "reference" else c
+    blocks = [_block(*size, c, wide) for size in sizes]
+    inputs = [N * block.attn.proj.in_features * 4 for block, N, _ in sizes]
+    outside = (
+        visible * P * c  # patches
+        + (1 + visible) * (4 * D + 8 + c * D)  # encoder norm, decoder_embed
+        + masked * (4 * d + 8 + c * d)  # decoder norm, decoder_pred
+        + masked * P * c  # the loss keeps pred - target
+        + L * 8  # the shuffled ids
+    )
+    # The peak is where the backward pass begins. Besides what was kept, the decoder's positions are there, and the
+    # gradient of the predictions or of the last block's hidden layer; with checkpointing, a block's own activations.
+    hidden = model.decoder_blocks[-1].mlp.fc1.out_features
+    workspace = max(blocks) if model.activation_checkpointing else masked * c * max(P, hidden)
+    return StepMemory(
+        weights=4 * sum(p.numel() for p in model.parameters()),
+        gradients=4 * trained * (2 if distributed.size() > 1 else 1),
+        moments=4 * trained * moments,
+        casts=c * trained if c < 4 else 0,
+        pixels=L * P,
+        activations=outside + sum(inputs if model.activation_checkpointing else blocks),
+        workspace=workspace + (1 + L) * 4 * d,
+    )
+
+
+def _block(block: Block, N: int, rows: int, c: int, wide: int) -> int:
+    """Bytes an image; `rows` of the N tokens go on after the attention. wide: bytes of a number that GELU keeps."""
+    D, hidden, H = block.attn.proj.in_features, block.mlp.fc1.out_features, block.attn.num_heads
+    attention = N * (4 * D + 8 + 5 * c * D + 4 * H) + (rows * c * D if rows < N else 0)  # proj copies its rows
+    return attention + rows * (4 * D + 8 + c * D + (wide + c) * hidden)

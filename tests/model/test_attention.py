@@ -1,0 +1,97 @@
+"""Who computes attention: what `auto` chooses, and the benchmark of all who can."""
+
+import contextlib
+import weakref
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks.__main__ import main
+from benchmarks.harness import record
+from benchmarks.parts import attention as bench
+from mae_fast import ops, reference
+from mae_fast.model import attention
+
+
+@pytest.mark.parametrize("device, chosen", [("cpu", "fused"), ("meta", "sdpa")])
+def test_auto_is_fused_where_the_dispatcher_has_a_kernel(monkeypatch, device, chosen):
+    called = []
+    monkeypatch.setattr(attention, "FUSED", {"cpu"})
+    monkeypatch.setattr(attention, "sdpa", lambda qkv: called.append("sdpa"))
+    monkeypatch.setattr(attention.ops, "attention", lambda qkv: called.append("fused"))
+    attention.auto(torch.empty(1, 5, 3, 2, 8, device=device))
+    assert called == [chosen]
+
+
+def test_fused_devices_are_asked_of_the_dispatcher():
+    assert {device for device, kind in ops.backends()["attention"].items() if kind != "reference"} == attention.FUSED
+
+
+@pytest.mark.parametrize("fused", [set(), {"cpu"}])
+def test_auto_compiles_to_one_graph(monkeypatch, fused):
+    monkeypatch.setattr(attention, "FUSED", fused)
+    qkv = torch.randn(2, 5, 3, 2, 8)
+    compiled = torch.compile(attention.auto, fullgraph=True, backend="eager")
+    for tokens in (5, 7, 9):  # the second makes the number of tokens a symbol
+        qkv = torch.randn(2, tokens, 3, 2, 8)
+        torch.testing.assert_close(compiled(qkv), reference.attention(qkv))
+
+
+def test_the_benchmark_times_what_is_right(tmp_path, monkeypatch):
+    def unable(qkv):
+        raise RuntimeError("No available kernel. Aborting execution.")
+
+    sides = {"fused": reference.attention, "flash": unable, "cudnn": lambda qkv: reference.attention(qkv) * 1.1}
+    sides["efficient"] = lambda qkv: reference.attention(qkv) * 1
+    monkeypatch.setitem(bench.SIDES, "cpu", sides)
+    flags = ["--device", "cpu", "--shapes", "2x3x5x8,1x1x7x16", "--dtypes", "fp32", "--rounds", "3"]
+    assert main(["attention", *flags, "--out", str(tmp_path)]) == 0
+    rows = record.read(tmp_path / "attention.json")["rows"]
+    assert [row["side"] for row in rows] == [*sides, "products alone"] * 2
+    fused, flash, cudnn, efficient, products = rows[:5]
+    assert flash["note"] == "not run: RuntimeError: No available kernel. Aborting execution."
+    assert cudnn["note"].startswith("fails parity, not timed: ") and "seconds" not in cudnn
+    for row in (fused, efficient):
+        assert len(row["seconds"]) == 3 and row["of_limit"] == pytest.approx(row["limit_s"] / row["median_s"])
+    assert fused["x_ours"] == 1 and products["median_s"] > 0
+    with pytest.raises(SystemExit):
+        main(["attention", "--device", "cpu", "--shapes", "2x3x5"])
+
+
+class OnCpu:
+    """Stands in for streams and graphs; a graph remembers that it was replayed."""
+
+    replays = 0
+
+    def __init__(self, *_):
+        pass
+
+    def wait_stream(self, other):
+        pass
+
+    def replay(self):
+        OnCpu.replays += 1
+
+
+def test_a_captured_graph_keeps_what_it_reads(monkeypatch):
+    for name in ("Stream", "current_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, OnCpu)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, contextlib.nullcontext)
+    qkv, grad = torch.randn(1, 3, 3, 2, 8), torch.randn(1, 3, 16)
+    read = weakref.ref(qkv)
+    replay = bench.captured(partial(bench.forward_backward, reference.attention, qkv, grad))
+    del qkv
+    replay()
+    assert OnCpu.replays == 2 and read() is not None
+    del replay
+    assert read() is None
+
+
+def test_what_cannot_be_captured_is_named():
+    def capture(step):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    assert bench.unable(lambda: None, lambda step: step) == ""
+    assert bench.unable(lambda: None, capture).startswith("not run: RuntimeError: operation not permitted")

@@ -1,0 +1,166 @@
+"""The training step: one graph, no waiting for the device, the numbers of the plain loop whatever is switched on."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mae_fast
+from mae_fast.train.optim import make_optimizer
+from mae_fast.train.step import TrainingStep
+
+SIZES = dict(
+    img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3,
+    decoder_embed_dim=32, decoder_depth=2, decoder_num_heads=2,
+)  # fmt: skip
+
+
+def build(checkpointing=False, **options):
+    torch.manual_seed(0)
+    model = mae_fast.MaskedAutoencoderViT(**SIZES)
+    model.activation_checkpointing = checkpointing
+    step = TrainingStep(model, make_optimizer(model, "adamw", 1e-3, 0.05), **options)
+    step.model = model  # for the tests
+    torch.manual_seed(1)  # of the masks
+    return step
+
+
+def batches(number):
+    generator = torch.Generator().manual_seed(2)
+    return torch.randint(0, 256, (number, 6, 32, 32, 3), dtype=torch.uint8, generator=generator)
+
+
+def plain_weights(updates, accumulate=1, clip=None):
+    """Of as many updates, by a loop without TrainingStep."""
+    torch.manual_seed(0)
+    model = mae_fast.MaskedAutoencoderViT(**SIZES)
+    optimizer = torch.optim.AdamW(make_optimizer(model, "adamw", 1e-3, 0.05).param_groups, betas=(0.9, 0.95))
+    torch.manual_seed(1)
+    for group in batches(updates * accumulate).split(accumulate):
+        for imgs in group:
+            (model.training_loss(imgs) / accumulate).backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize(
+    "updates, options",
+    [(3, {"clip_grad": 0.1}), (2, {"accumulate": 2, "clip_grad": 0.1}), (3, {"checkpointing": True})],
+)
+def test_it_is_the_plain_loop(updates, options):
+    accumulate = options.get("accumulate", 1)
+    step = build(**options)
+    losses = [step(imgs, 1e-3) for imgs in batches(updates * accumulate)]
+    assert [loss is None for loss in losses] == ([True] * (accumulate - 1) + [False]) * updates
+    for name, wanted in plain_weights(updates, accumulate, options.get("clip_grad")).items():
+        assert torch.allclose(step.model.state_dict()[name], wanted, rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_one_graph_and_no_break(monkeypatch, checkpointing):
+    """fullgraph makes a break an error; the CPU's code generator, a minute of it, is left out."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter, compile = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *args, mode, **more: compile(*args, backend=counter, **more))
+    step = build(checkpointing, dtype=torch.bfloat16, compile=True)
+    losses = [step(imgs, 1e-3) for imgs in batches(3)]
+    eager = build(dtype=torch.bfloat16)
+    assert torch.equal(torch.stack(losses), torch.stack([eager(imgs, 1e-3) for imgs in batches(3)]))
+    assert counter.frame_count == 1
+
+
+class Waits(TorchDispatchMode):
+    """Lists the ops that make a host wait for its device: those that need a number, or a size that depends on one."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_host_never_waits(dtype):
+    step = build(dtype=dtype, accumulate=2, clip_grad=1.0)
+    with Waits() as waits:
+        for imgs in batches(4):
+            loss = step(imgs, 1e-3)
+    assert waits.found == []
+    with waits:
+        loss.item()
+    assert waits.found == ["aten._local_scalar_dense.default"]  # so it does see one
+
+
+def test_cuda_graphs_say_what_they_need():
+    with pytest.raises(ValueError, match="cuda_graphs: needs compile and a CUDA device"):
+        build(cuda_graphs=True, compile=True)
+
+
+def test_gradients_for_cuda_graphs_stay_where_they_are():
+    """The replay needs a GPU; that gradients are added to tensors which are never given up does not."""
+    step = build(accumulate=2)
+    step.keep_gradients = True
+    places = set()
+    for imgs in batches(4):
+        step(imgs, 1e-3)
+        places.add(tuple(p.grad.data_ptr() for p in step.model.parameters() if p.requires_grad))
+    assert len(places) == 1
+    for name, wanted in plain_weights(2, accumulate=2).items():
+        assert torch.allclose(step.model.state_dict()[name], wanted, rtol=1e-4, atol=1e-6), name
+
+
+def test_the_optimizer_must_be_fused():
+    model = mae_fast.MaskedAutoencoderViT(**SIZES)
+    with pytest.raises(ValueError, match="optimizer: expected a fused one"):
+        TrainingStep(model, torch.optim.AdamW(model.parameters()))
+
+
+class Shapes(TorchDispatchMode):
+    """The shapes and types of all results."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(x, torch.Tensor) and x.is_floating_point():
+                self.seen.add(tuple(x.shape))
+        return result
+
+
+def test_nothing_is_made_that_need_not_be():
+    """No target or prediction of a visible patch, no attention probabilities; the naive model makes all of them."""
+    B, L, P, visible = 6, 16, 192, 4
+    imgs = batches(1)[0]
+    probabilities = {(B, 3, 1 + visible, 1 + visible), (B, 2, 1 + L, 1 + L)}
+    step = build()
+    with Shapes() as shapes:
+        step(imgs, 1e-3)
+    if mae_fast.backends()["attention"]["cpu"] != "cpp":
+        pytest.skip("the C++ kernels are not built")
+    assert (B, L - visible, P) in shapes.seen  # the predictions of masked patches, which masked_mse leaves as residual
+    assert not shapes.seen & {(B, L, P), (B, 1 + L, P), *probabilities}
+    naive = mae_fast.reference.MaskedAutoencoderViT(**SIZES)
+    with Shapes() as shapes:
+        naive(imgs)[0].backward()
+    assert {(B, L, P), (B, 1 + L, P), *probabilities} <= shapes.seen
+
+
+@pytest.mark.parametrize("wrong", [{"accumulate": 0}, {"clip_grad": -1.0}, {"clip_grad": float("nan")}])
+def test_numbers_that_make_no_sense_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected .*at least"):
+        build(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"lr": float("nan")}, {"weight_decay": float("nan")}])
+def test_an_optimizer_of_such_numbers_is_refused_too(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected a finite number"):
+        make_optimizer(torch.nn.Linear(2, 2), "adamw", **{"lr": 1e-3, "weight_decay": 0.05} | wrong)
