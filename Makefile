@@ -22,7 +22,7 @@ demo: setup
 	$(BIN)/mae-fast pretrain --config benchmarks/demo.yaml
 	$(BIN)/mae-fast reconstruct --checkpoint demo/run/checkpoint-149.pth --images demo/photos/val --limit 6 --out demo/reconstructions.png
 
-test: setup
+test: lint
 	$(BIN)/python -m pytest
 
 bench: setup
@@ -56,6 +56,7 @@ sanitize: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info mae_fast/*.so
