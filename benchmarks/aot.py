@@ -16,64 +16,20 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
-
-from mae_fast.config import dtype_name
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a program can have
 
 
 def cases():
     """(name, launch) for the shipped models: patches of 16 (Small, Base, Large) and of 14 (Huge), batch 64."""
-    import torch
-    from mae_fast_kernels import attention, gather_patches, masked_mse, random_masking, unshuffle
+    from mae_fast import ops
+    from mae_fast.parity.cases import MODULES
 
-    def empty(*shape, dtype=torch.float32):
-        return torch.empty(shape, dtype=dtype, device="meta")
-
-    bf16, u8, i64, B = torch.bfloat16, torch.uint8, torch.int64, 64
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    for L in (196, 256, 4096):
-        yield f"L={L}", lambda L=L: random_masking.random_masking(empty(B, L), L // 4)
-
-    for p, L in ((16, 196), (14, 256)):
-        masked, P = L - L // 4, p * p * 3
-        kept_ids, masked_ids = empty(B, L // 4, dtype=i64), empty(B, masked, dtype=i64)
-        images = {
-            "uint8 NHWC": empty(B, 224, 224, 3, dtype=u8),
-            "float32 NCHW": empty(B, 3, 224, 224),
-            "float32 channels_last": empty(B, 224, 224, 3).permute(0, 3, 1, 2),
-        }
-        for layout, imgs in images.items():
-            for dtype in (bf16, torch.float32):
-                name, pred = f"p={p} {layout}, {dtype_name(dtype)}", empty(B, masked, P, dtype=dtype)
-                args = imgs, kept_ids, p, mean, std, dtype
-                yield name, lambda a=args: gather_patches.gather_patches(*a)
-                args = pred, imgs, masked_ids, p, mean, std, True, True
-                yield name, lambda a=args: masked_mse.masked_mse(*a)
-        args = empty(B, L // 4, P, dtype=bf16), kept_ids, p, (B, 3, 224, 224), torch.float32
-        yield f"p={p} bfloat16", lambda a=args: gather_patches.gather_patches_backward(*a)
-        for rows in (masked, L):
-            args = empty(B, masked, P, dtype=bf16), masked_ids, empty(), rows
-            yield f"p={p} bfloat16, {rows} rows", lambda a=args: masked_mse.masked_mse_backward(*a)
-
-    L, N, restore = 196, 50, empty(B, 196, dtype=i64)
-    for D in (512, 768):
-        for tokens, pos in ((bf16, torch.float32), (bf16, bf16)):
-            name = f"D={D} {dtype_name(tokens)} tokens, {dtype_name(pos)} positions"
-            args = empty(B, N, D, dtype=tokens), empty(1, 1, D), empty(1, 1 + L, D, dtype=pos), restore
-            yield name, lambda a=args: unshuffle.unshuffle(*a)
-            args = empty(B, 1 + L, D, dtype=torch.promote_types(tokens, pos)), restore, N, tokens, True, pos != bf16
-            yield name, lambda a=args: unshuffle.unshuffle_backward(*a)
-
-    fp16, fp32 = torch.float16, torch.float32
-    heads = (50, 64), (50, 80), (65, 64), (65, 80), (197, 32), (197, 64), (257, 32), (257, 80)
-    more = (50, 64, fp16), (50, 64, fp32), (197, 32, fp32), (257, 80, fp32)
-    for N, Dh, dtype in (*((N, Dh, bf16) for N, Dh in heads), *more):
-        name, H = f"N={N} Dh={Dh} {dtype_name(dtype)}", 16
-        qkv, out, lse = empty(B, N, 3, H, Dh, dtype=dtype), empty(B, N, H * Dh, dtype=dtype), empty(B, H, N)
-        yield name, lambda a=qkv: attention.attention(a)
-        yield name, lambda a=(out, qkv, out, lse): attention.attention_backward(*a)
+    for module in MODULES.values():
+        for name, op, args in getattr(module, "launches", tuple)():
+            yield name, partial(ops.TRITON[op], *args)
 
 
 class Target:

@@ -9,13 +9,13 @@
 // written once. The sums over rows are kept apart for a fixed number of chunks and then added in order, so that they do
 // not depend on the number of threads.
 
-#include "ops.h"
 #include "vectors.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <torch/library.h>
 
 #include <cmath>
 
@@ -170,3 +170,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm_backwa
 }
 
 }  // namespace mae_fast
+
+TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
+  m.impl("add_layer_norm", mae_fast::add_layer_norm);
+  m.impl("add_layer_norm_backward", mae_fast::add_layer_norm_backward);
+}

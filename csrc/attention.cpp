@@ -13,13 +13,13 @@
 // rowsum(P o dP) are vectors along a row. The latter equals rowsum(dO o O), but P and dP are in cache and O is not.
 
 #include "heads.h"
-#include "ops.h"
 
 #include <ATen/Context.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <torch/library.h>
 
 #include <cmath>
 #include <exception>
@@ -271,3 +271,8 @@ at::Tensor attention_backward(const at::Tensor& grad, const at::Tensor& qkv, con
 }
 
 }  // namespace mae_fast
+
+TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
+  m.impl("attention", mae_fast::attention);
+  m.impl("attention_backward", mae_fast::attention_backward);
+}

@@ -6,11 +6,11 @@
 // the gradient (B, C, H, W), zero but in the wanted patches, a line of patches at a time.
 
 #include "ids.h"
-#include "ops.h"
 #include "patches.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <torch/library.h>
 
 namespace mae_fast {
 namespace {
@@ -102,3 +102,8 @@ at::Tensor gather_patches_backward(const at::Tensor& grad, const at::Tensor& ids
 }
 
 }  // namespace mae_fast
+
+TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
+  m.impl("gather_patches", mae_fast::gather_patches);
+  m.impl("gather_patches_backward", mae_fast::gather_patches_backward);
+}

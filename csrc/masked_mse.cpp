@@ -8,11 +8,11 @@
 // row's sum is kept apart and the rows are added in order, so that the result does not depend on the number of threads.
 
 #include "ids.h"
-#include "ops.h"
 #include "patches.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <torch/library.h>
 
 #include <cmath>
 #include <vector>
@@ -131,3 +131,8 @@ at::Tensor masked_mse_backward(const at::Tensor& residual, const at::Tensor& ids
 }
 
 }  // namespace mae_fast
+
+TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
+  m.impl("masked_mse", mae_fast::masked_mse);
+  m.impl("masked_mse_backward", mae_fast::masked_mse_backward);
+}

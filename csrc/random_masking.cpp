@@ -6,12 +6,12 @@
 // the numbers once the negative ones are turned round. That integer with the index below it is one key: keys are all
 // different, so any sort of them is stable.
 
-#include "ops.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <torch/library.h>
 
 #include <algorithm>
 #include <bit>
@@ -77,3 +77,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> random_masking(const at::Tensor& 
 }
 
 }  // namespace mae_fast
+
+TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
+  m.impl("random_masking", mae_fast::random_masking);
+}

@@ -9,12 +9,12 @@
 // chunks of ROWS rows, then over the chunks, so that the number of threads changes no bit of it.
 
 #include "ids.h"
-#include "ops.h"
 #include "rows.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
+#include <torch/library.h>
 
 #include <vector>
 
@@ -139,3 +139,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> unshuffle_backward(const at::Tens
 }
 
 }  // namespace mae_fast
+
+TORCH_LIBRARY_IMPL(mae_fast, CPU, m) {
+  m.impl("unshuffle", mae_fast::unshuffle);
+  m.impl("unshuffle_backward", mae_fast::unshuffle_backward);
+}

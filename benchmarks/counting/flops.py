@@ -5,9 +5,11 @@ of the forward pass has two of the same size in the backward pass: the gradient 
 embedding alone does without, since nobody asks for the image's, and the gradient of its right factor.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mae_fast.config import Preset
+from mae_fast.model import stages
+from mae_fast.model.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -40,34 +42,33 @@ def products(
     naive: of the published model, which embeds every patch and predicts every token. Otherwise those of
     `training_loss`, which embeds what is kept and predicts what is masked, and so needs no more of the last block.
     """
-    p, D, d = preset.patch_size, preset.embed_dim, preset.decoder_embed_dim
-    L, P = (img_size // p) ** 2, 3 * p * p
-    keep = int(L * (1 - mask_ratio))
-    embedded, predicted = (L, 1 + L) if naive else (keep, L - keep)
-    decoder = 1 + L, d, preset.decoder_num_heads, preset.mlp_ratio
+    step = stages.of_preset(preset, img_size, mask_ratio)
+    embedded, predicted = (step.L, 1 + step.L) if naive else (step.visible, step.masked)
+    encoder, decoder = step.encoder, step.decoder
+    last = replace(step.last, rows=predicted)
+    blocks = {stage.name: _block(stage, batch) for stage in (encoder, decoder, last)}
     return [
-        Product("patch_embed", batch * embedded, P, D, left_gradient=False),
-        *_blocks("encoder", batch, 1 + keep, D, preset.num_heads, preset.mlp_ratio, preset.depth),
-        Product("decoder_embed", batch * (1 + keep), D, d),
-        *_blocks("decoder", batch, *decoder, preset.decoder_depth - 1),
-        *_blocks("last decoder", batch, *decoder, 1, wanted=predicted),
-        Product("decoder_pred", batch * predicted, d, P),
+        Product("patch_embed", batch * embedded, step.P, encoder.width, left_gradient=False),
+        *blocks["encoder"],
+        Product("decoder_embed", batch * encoder.rows, encoder.width, decoder.width),
+        *blocks["decoder"],
+        *blocks["last decoder"],
+        Product("decoder_pred", batch * predicted, decoder.width, step.P),
     ]
 
 
-def _blocks(
-    where: str, batch: int, N: int, D: int, heads: int, mlp_ratio: float, layers: int, wanted: int | None = None
-) -> list[Product]:
-    """wanted: the tokens of each image that anything after the attention needs; all where it is None."""
-    rows, hidden, Dh = batch * (wanted or N), int(D * mlp_ratio), D // heads
-    return [
-        Product(f"{where} qkv", batch * N, D, 3 * D, layers=layers),
-        Product(f"{where} scores", N, Dh, N, heads=batch * heads, layers=layers),
-        Product(f"{where} mix", N, N, Dh, heads=batch * heads, layers=layers),
-        Product(f"{where} proj", rows, D, D, layers=layers),
-        Product(f"{where} fc1", rows, D, hidden, layers=layers),
-        Product(f"{where} fc2", rows, hidden, D, layers=layers),
+def _block(stage: Stage, batch: int) -> list[Product]:
+    N, rows, D, hidden = stage.tokens, batch * stage.rows, stage.width, stage.hidden
+    heads, Dh = batch * stage.heads, D // stage.heads
+    products = [
+        Product("qkv", batch * N, D, 3 * D),
+        Product("scores", N, Dh, N, heads=heads),
+        Product("mix", N, N, Dh, heads=heads),
+        Product("proj", rows, D, D),
+        Product("fc1", rows, D, hidden),
+        Product("fc2", rows, hidden, D),
     ]
+    return [replace(product, name=f"{stage.name} {product.name}", layers=stage.layers) for product in products]
 
 
 def step_flops(preset: Preset, batch: int = 1, **shape) -> int:

@@ -7,7 +7,7 @@ The kernels of a step run one after another, so their times add up. Three parts,
 * products: each product of the linear layers (benchmarks.counting.flops, ours, not the naive model's) takes the longer
   of its operations at the matrix units' dense peak and its factors and result through memory;
 * attention: likewise; the backward pass computes the scores again, and each tensor is moved once;
-* rest: all that is no product, bounded by memory. The fused ops (benchmarks.counting.cost): masking, gathering patches,
+* rest: all that is no product, bounded by memory. The fused ops (mae_fast.parity.cases): masking, gathering patches,
   the loss, GELU with its bias, and a residual addition with the norm after it, twice a block and once at the end.
   Gradients of the other biases read the gradient once. A parameter moves 44 bytes: 6 to be cast, 6 to cast its
   gradient back, 4 for the norm, 28 in AdamW. Positions, concatenations and norms' weights are left out; nothing stays
@@ -27,9 +27,10 @@ import torch
 
 import mae_fast
 from benchmarks.counting import flops
-from benchmarks.counting.cost import bytes_moved
 from mae_fast.config import SIZES, Preset
 from mae_fast.files.atomic import write_atomic
+from mae_fast.model import stages
+from mae_fast.parity.cases import MODULES, calls
 
 
 @dataclass(frozen=True)
@@ -69,42 +70,14 @@ def work(preset: Preset, batch: int, *, img_size: int = 224, mask_ratio: float =
             linear += [one] * (2 + product.left_gradient) * product.layers
             if not product.name.endswith("fc1"):  # whose bias is GELU's
                 rest += product.layers * C * M * N
-    for op, shape, times in calls(preset, img_size, mask_ratio):
-        size = bytes_moved(op, batch, compute=C, stream=stream, **shape)
-        if op.startswith("attention"):
-            N, products = 1 + shape["L"], 5 if op.endswith("backward") else 2
-            attention += [(products * 2 * batch * N * N * shape["D"], size)] * times
-        else:
-            rest += times * size
+    for op, _, shape, times in calls(stages.of_preset(preset, img_size, mask_ratio), batch):
+        for moved, products in zip(MODULES[op].least_bytes(shape, C, stream), (2, 5), strict=True):
+            if op == "attention":
+                N, D = shape["N"], shape["H"] * shape["D"]
+                attention += [(products * 2 * batch * N * N * D, moved)] * times
+            else:
+                rest += times * moved
     return Work(linear, attention, rest + PARAMETER * parameters(preset, img_size))
-
-
-def calls(preset: Preset, img_size: int, mask_ratio: float = 0.75) -> list[tuple[str, dict, int]]:
-    """(op, its shape as in its cases, how often a step calls it); 1 + L are the rows of an image."""
-    p, D, d = preset.patch_size, preset.embed_dim, preset.decoder_embed_dim
-    L, P = (img_size // p) ** 2, 3 * p * p
-    keep = int(L * (1 - mask_ratio))
-    masked = L - keep
-    patches = {"L": L, "P": P}
-    found = [("random_masking", patches, 1), ("gather_patches", patches | {"K": keep}, 1)]
-    found += [(op, patches | {"K": masked}, 1) for op in ("masked_mse", "masked_mse_backward")]
-    # tokens that attend, tokens that go on, width, heads, layers
-    stacks = [
-        (1 + keep, 1 + keep, D, preset.num_heads, preset.depth),
-        (1 + L, 1 + L, d, preset.decoder_num_heads, preset.decoder_depth - 1),
-        (1 + L, masked, d, preset.decoder_num_heads, 1),
-    ]
-    for N, rows, width, heads, layers in stacks:
-        both = [
-            ("attention", {"L": N - 1, "D": width, "H": heads}, layers),
-            ("add_layer_norm", {"L": N - 1, "D": width}, layers),
-            ("add_layer_norm", {"L": rows - 1, "D": width}, layers),
-            ("bias_gelu", {"L": rows - 1, "D": int(width * preset.mlp_ratio)}, layers),
-        ]
-        found += both + [(f"{op}_backward", shape, times) for op, shape, times in both]
-    for rows, width in ((1 + keep, D), (masked, d)):  # after the last blocks
-        found += [(op, {"L": rows - 1, "D": width}, 1) for op in ("add_layer_norm", "add_layer_norm_backward")]
-    return found
 
 
 def parameters(preset: Preset, img_size: int = 224) -> int:

@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from benchmarks.counting import cost
 from benchmarks.harness import table
 from benchmarks.harness.options import Options, listed
 from benchmarks.harness.record import reason
@@ -31,7 +30,7 @@ from benchmarks.parts.limits import copy_bandwidth
 from benchmarks.parts.ops import PRODUCTS, alone, refusal
 from mae_fast import ops, reference
 from mae_fast.model.attention import sdpa, xformers
-from mae_fast.parity.cases import Case
+from mae_fast.parity.cases import Case, least_bytes
 from mae_fast.train.heap import keep_freed_memory
 
 
@@ -116,7 +115,7 @@ def measure(shape: tuple[int, ...], dtype: torch.dtype, copy: float, options: Op
     calls["products alone"] = lambda *_: products
     seconds = take_turns(calls, draw, options.rounds_or(11), clock, warm_up=2, label=f"{B}x{H}x{N}x{Dh}").seconds
 
-    moved = sum(cost.of_case(case, direction, dtype) for direction in PRODUCTS)
+    moved = sum(least_bytes(case, direction, dtype) for direction in PRODUCTS)
     limit = max(moved / copy, median(seconds["products alone"]) * sum(PRODUCTS.values()) / 6)
     rows = []
     for name in [*wanted, "products alone"]:

@@ -4,7 +4,7 @@
 
 Shapes are those of a preset's training step (mae_fast.parity.cases.preset_cases). Forward and backward are timed apart,
 the sides in turn on fresh inputs, on CUDA without the host's time to launch them. The limit of an op is its least
-traffic (benchmarks.counting.cost) at the speed of a plain copy, and for attention, where that takes longer, its own
+traffic (mae_fast.parity.cases) at the speed of a plain copy, and for attention, where that takes longer, its own
 matrix products alone; both measured in the same run. An op that breaks the parity rule is named and not timed.
 """
 
@@ -16,7 +16,7 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-from benchmarks.counting import cost, products
+from benchmarks.counting import products
 from benchmarks.counting.flops import Product
 from benchmarks.harness import table
 from benchmarks.harness.options import Options
@@ -24,7 +24,7 @@ from benchmarks.harness.record import reason
 from benchmarks.harness.timing import Clock, summary, take_turns, times_as_long
 from benchmarks.parts.limits import copy_bandwidth
 from mae_fast import ops, reference
-from mae_fast.parity.cases import Case, make, preset_cases
+from mae_fast.parity.cases import Case, least_bytes, make, preset_cases
 from mae_fast.parity.op import check
 
 PRODUCTS = {"forward": 2, "backward": 5}  # of attention, one size all: the backward forms the scores again
@@ -85,7 +85,7 @@ def measure(what: str, case: Case, dtype: torch.dtype, copy: float, options: Opt
         if case.op == "attention":
             run_alone = alone(case, dtype, device)
             sides["products alone"] = lambda *_, run_alone=run_alone: run_alone
-        moved = cost.of_case(case, direction, dtype)
+        moved = least_bytes(case, direction, dtype)
         seconds = take_turns(
             sides, lambda: make(case, dtype, device).args, options.rounds_or(21), clock, warm_up=3, label=what
         ).seconds

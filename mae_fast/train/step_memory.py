@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mae_fast.model import Block, MaskedAutoencoderViT
+from mae_fast.model import MaskedAutoencoderViT, stages
+from mae_fast.model.stages import Stage
 from mae_fast.ops import backends
 from mae_fast.train import distributed
 
@@ -53,40 +54,34 @@ def step_memory(
 ) -> StepMemory:
     """What a step of `model` (on any device, meta too) needs with products in dtype. moments: AdamW 2, SGD 1."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    c, D, d = dtype.itemsize, model.decoder_embed.in_features, model.decoder_embed.out_features
-    L, P = model.patch_embed.num_patches, model.decoder_pred.out_features
-    visible = int(L * (1 - mask_ratio))
-    masked = L - visible
-    sizes = [(block, 1 + visible, 1 + visible) for block in model.blocks]
-    sizes += [(block, 1 + L, 1 + L) for block in model.decoder_blocks[:-1]]
-    sizes += [(block, 1 + L, masked) for block in model.decoder_blocks[-1:]]
+    step, c = stages.of_model(model, mask_ratio), dtype.itemsize
+    D, d, P = step.encoder.width, step.decoder.width, step.P
     wide = 4 if backends()["bias_gelu"].get(model.cls_token.device.type) == "reference" else c
-    blocks = [_block(*size, c, wide) for size in sizes]
-    inputs = [N * block.attn.proj.in_features * 4 for block, N, _ in sizes]
+    blocks = [_block(stage, c, wide) for stage in step.blocks for _ in range(stage.layers)]
+    inputs = [stage.tokens * stage.width * 4 for stage in step.blocks for _ in range(stage.layers)]
     outside = (
-        visible * P * c  # patches
-        + (1 + visible) * (4 * D + 8 + c * D)  # encoder norm, decoder_embed
-        + masked * (4 * d + 8 + c * d)  # decoder norm, decoder_pred
-        + masked * P * c  # the loss keeps pred - target
-        + L * 8  # the shuffled ids
+        step.visible * P * c  # patches
+        + (1 + step.visible) * (4 * D + 8 + c * D)  # encoder norm, decoder_embed
+        + step.masked * (4 * d + 8 + c * d)  # decoder norm, decoder_pred
+        + step.masked * P * c  # the loss keeps pred - target
+        + step.L * 8  # the shuffled ids
     )
     # The peak is where the backward pass begins. Besides what was kept, the decoder's positions are there, and the
     # gradient of the predictions or of the last block's hidden layer; with checkpointing, a block's own activations.
-    hidden = model.decoder_blocks[-1].mlp.fc1.out_features
-    workspace = max(blocks) if model.activation_checkpointing else masked * c * max(P, hidden)
+    workspace = max(blocks) if model.activation_checkpointing else step.masked * c * max(P, step.last.hidden)
     return StepMemory(
         weights=4 * sum(p.numel() for p in model.parameters()),
         gradients=4 * trained * (2 if distributed.size() > 1 else 1),
         moments=4 * trained * moments,
         casts=c * trained if c < 4 else 0,
-        pixels=L * P,
+        pixels=step.L * P,
         activations=outside + sum(inputs if model.activation_checkpointing else blocks),
-        workspace=workspace + (1 + L) * 4 * d,
+        workspace=workspace + (1 + step.L) * 4 * d,
     )
 
 
-def _block(block: Block, N: int, rows: int, c: int, wide: int) -> int:
-    """Bytes an image; `rows` of the N tokens go on after the attention. wide: bytes of a number that GELU keeps."""
-    D, hidden, H = block.attn.proj.in_features, block.mlp.fc1.out_features, block.attn.num_heads
+def _block(stage: Stage, c: int, wide: int) -> int:
+    """Bytes an image. wide: bytes of a number that GELU keeps."""
+    N, rows, D, hidden, H = stage.tokens, stage.rows, stage.width, stage.hidden, stage.heads
     attention = N * (4 * D + 8 + 5 * c * D + 4 * H) + (rows * c * D if rows < N else 0)  # proj copies its rows
     return attention + rows * (4 * D + 8 + c * D + (wide + c) * hidden)

@@ -10,7 +10,7 @@ import torch
 
 from mae_fast import ops, reference
 from mae_fast.ops.builds import best_build
-from mae_fast.parity.cases import CASES, make, run
+from mae_fast.parity.cases import CASES, make, run, schema_args
 
 HALVES = torch.bfloat16, torch.float16
 BUILT = any(module and name.startswith("mae_fast._C") for name, module in sys.modules.items())
@@ -38,42 +38,9 @@ def test_loaded_build():
     ), loaded
 
 
-def small(op):
-    """Arguments of an op as its schema takes them, small, with gradients where there are any."""
-    if op.endswith("backward"):
-        forward = small(op.removesuffix("_backward"))
-        if op == "gather_patches_backward":
-            imgs, ids, p, *_ = forward
-            return torch.randn(*ids.shape, 12), ids, p, list(imgs.shape), torch.float32
-        if op == "attention_backward":
-            qkv = forward[0].detach()
-            return torch.randn(3, 5, 16), qkv, *torch.ops.mae_fast.attention(qkv)
-        if op == "bias_gelu_backward":
-            x, bias = (x.detach() for x in forward)
-            return torch.randn_like(x), x, bias
-        if op == "add_layer_norm_backward":
-            s, out, mean, rstd = torch.ops.mae_fast.add_layer_norm(*(x.detach() for x in forward[:4]), *forward[4:])
-            return torch.randn_like(s), torch.randn_like(out), s, forward[2].detach(), mean, rstd, True
-        if op == "unshuffle_backward":
-            return torch.randn(3, 7, 8), forward[3], 4, torch.bfloat16, True, True
-        return torch.randn_like(forward[0]).detach(), forward[2], torch.tensor(3.0), 6
-    shapes = {
-        "random_masking": dict(B=3, L=6, ratio=0.5),
-        "gather_patches": dict(B=3, C=3, p=2, grid=(2, 3), ratio=0.5, layout="float"),
-        "unshuffle": dict(B=3, L=6, D=8, ratio=0.5),
-        "masked_mse": dict(B=3, C=3, p=2, grid=(2, 3), ratio=0.5, layout="float", norm_pix=True),
-        "attention": dict(B=3, N=5, H=2, D=8),
-        "bias_gelu": dict(B=3, D=10),
-        "add_layer_norm": dict(B=3, D=10),
-    }
-    args, grads, _ = make(type(CASES[0])(op, shapes[op]), torch.float32)
-    args = [x.detach().requires_grad_() if i in grads else x for i, x in enumerate(args)]
-    return (*args, True) if op == "masked_mse" else tuple(args)
-
-
 @pytest.mark.parametrize("op", ops.REFERENCE)
 def test_opcheck(op):
-    torch.library.opcheck(getattr(torch.ops.mae_fast, op).default, small(op))
+    torch.library.opcheck(getattr(torch.ops.mae_fast, op).default, schema_args(op))
 
 
 @pytest.mark.skipif(not BUILT, reason="csrc/ is not built")
@@ -98,7 +65,7 @@ def test_same_bits_with_any_number_of_threads(case, dtype):
 @pytest.mark.parametrize("wrong", [-1, 6])
 @pytest.mark.parametrize("op", WITH_IDS)
 def test_cpp_reads_and_writes_nothing_out_of_bounds(op, wrong):
-    args = list(small(op))
+    args = list(schema_args(op))
     where = next(i for i, x in enumerate(args) if isinstance(x, torch.Tensor) and x.dtype == torch.int64)
     args[where] = args[where].index_fill(1, torch.tensor(1), wrong)
     with pytest.raises(IndexError, match=rf"{op}: ids out of 0\.\.5"):
@@ -114,11 +81,11 @@ def test_noise_is_sorted_as_argsort_sorts_it():
 
 
 def test_double_and_mixed_types():
-    tokens, mask_token, pos_embed, restore = (x.detach() for x in small("unshuffle"))
+    tokens, mask_token, pos_embed, restore = (x.detach() for x in schema_args("unshuffle"))
     for first, second in product((torch.float64, torch.float32, *HALVES), repeat=2):
         args = tokens.to(first), mask_token.to(second), pos_embed.to(second), restore
         torch.testing.assert_close(ops.unshuffle(*args), reference.unshuffle(*args))
-        imgs, *rest, _ = (x.detach() if isinstance(x, torch.Tensor) else x for x in small("gather_patches"))
+        imgs, *rest, _ = (x.detach() if isinstance(x, torch.Tensor) else x for x in schema_args("gather_patches"))
         results = []
         for op in (ops, reference):
             leaf = imgs.to(first).requires_grad_()
@@ -169,7 +136,7 @@ def test_compile_with_any_batch():
 
 
 def test_no_graph_without_gradients():
-    pred, *rest = small("masked_mse")[:-1]
+    pred, *rest = schema_args("masked_mse")[:-1]
     with torch.no_grad():
         assert not ops.masked_mse(pred, *rest).requires_grad
     with torch.inference_mode():
@@ -178,7 +145,7 @@ def test_no_graph_without_gradients():
 
 
 def test_gradients_only_where_asked():
-    tokens, mask_token, pos_embed, ids = small("unshuffle")
+    tokens, mask_token, pos_embed, ids = schema_args("unshuffle")
     out = ops.unshuffle(tokens, mask_token.detach(), pos_embed.detach(), ids)
     out.sum().backward()
     assert tokens.grad is not None and mask_token.grad is None and pos_embed.grad is None

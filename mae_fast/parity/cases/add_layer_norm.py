@@ -1,0 +1,57 @@
+"""The cases of add_layer_norm, as mae_fast.parity.cases wants them."""
+
+from itertools import product
+
+import torch
+
+from mae_fast.model.stages import Stages
+from mae_fast.parity.cases.inputs import Call, Inputs, strided
+
+ROWS = [
+    dict(B=1, D=8),
+    dict(B=3, D=63, branch=False),
+    dict(B=70, D=200, x="float32"),
+    dict(B=33, D=130, x="float32", strided=True, large=True),
+    dict(B=9, D=512, x="float32", branch=False),
+]
+EDGES = [
+    dict(B=B, D=D, strided=B > 1, branch=branch, x="float32")
+    for B, D, branch in product((1, 17), (7, 15, 17, 33, 66, 130), (False, True))
+]
+SMALL = dict(B=3, D=10)
+
+
+def make(shape, dtype, device):
+    """branch: whether there is something to add; x: the type of the residual stream."""
+    B, N, D = shape["B"], shape.get("N", 2), shape["D"]
+    x, y = (torch.randn(B, N, D, device=device) + 5 * shape.get("large", 0) for _ in range(2))
+    x, y = x.to(torch.float32 if shape.get("x") == "float32" else dtype), y.to(dtype)
+    x, y = (strided(x), strided(y)) if shape.get("strided") else (x, y)
+    weight, bias = (torch.randn(D, device=device) for _ in range(2))
+    args = (x, y if shape.get("branch", True) else None, weight, bias)
+    exact = (v if v is None else v.double() for v in args)
+    grads = tuple(i for i, v in enumerate(args) if v is not None)
+    return Inputs((*args, 1e-6, dtype), grads, (*exact, 1e-6, torch.float64))
+
+
+def schemas(args):
+    s, out, mean, rstd = torch.ops.mae_fast.add_layer_norm(*(x.detach() for x in args[:4]), *args[4:])
+    backward = torch.randn_like(s), torch.randn_like(out), s, args[2].detach(), mean, rstd, True
+    return {"add_layer_norm": args, "add_layer_norm_backward": backward}
+
+
+def least_bytes(shape, c, stream=4):
+    """With mean and 1/std of each row; stream: bytes a number of the residual stream."""
+    rows, D = shape["B"] * shape.get("N", 2), shape["D"]
+    return rows * (D * 2 * (stream + c) + 8) + 2 * D * 4, rows * (D * (3 * stream + 2 * c) + 8) + 3 * D * 4
+
+
+def calls(step: Stages, batch: int):
+    def call(where: str, rows: int, width: int, times: int) -> Call:
+        return Call(where, dict(B=batch, N=rows, D=width, x="float32"), times)
+
+    for stage in step.blocks:
+        yield call(stage.name, stage.tokens, stage.width, stage.layers)
+        yield call(f"{stage.name}, second", stage.rows, stage.width, stage.layers)
+    for stage in (step.encoder, step.last):
+        yield call(f"after {stage.name}", stage.rows, stage.width, 1)
