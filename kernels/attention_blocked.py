@@ -1,9 +1,9 @@
-"""The same attention for heads that do not fit on the chip whole, and for float32: nothing is held but a block.
+"""Attention for heads that do not fit on the chip whole, and for float32: a program holds one block at a time.
 
 Formulas and shapes as in attention.py. Forward: a program has a block of queries and walks the keys, rescaling its sums
 when a larger score appears (Milakov and Gimelshein 2018, arXiv 1805.02867). Backward: one program a head, which walks
-twice: queries by keys for dQ, keys by queries for dK and dV, forming the scores anew; again no atomics. Bytes: as
-there, and what is walked once more for each block, which comes from the cache.
+twice: queries by keys for dQ, keys by queries for dK and dV, recomputing the scores; no atomics. Bytes: as in
+attention.py, and once more for each block what it walks, which comes from the cache.
 
 float32 is multiplied in float32, on no tensor core, unless PyTorch was told that TF32 will do
 (torch.backends.cuda.matmul.fp32_precision).
@@ -12,10 +12,10 @@ float32 is multiplied in float32, on no tensor core, unless PyTorch was told tha
 import torch
 import triton
 import triton.language as tl
-from mae_fast_kernels.attention_tiles import LN_2, LOG2_E, block_d, load_rows, store_rows
+from mae_fast_kernels.attention_tiles import LN_2, LOG2_E, block_d, load_rows, locate, store_rows
 
 # By bytes of a number (backward: and whether a head is wider than 64): the rows of a block held and of one walked, what
-# compiles without spilling (benchmarks.aot). Chosen ahead of time, not yet timed on a GPU.
+# compiles without spilling (benchmarks.aot). No shape of the shipped models in bfloat16 comes here, so no GPU timed it.
 FORWARD = {
     2: {"ROWS": 64, "COLS": 64, "num_warps": 4, "num_stages": 2},
     4: {"ROWS": 32, "COLS": 32, "num_warps": 8, "num_stages": 2},
@@ -30,24 +30,22 @@ BACKWARD = {
 
 @triton.jit
 def _attention_blocked_fwd_kernel(
-    qkv, out, lse,
+    qkv,  # (B, N, 3, H, D)
+    out,  # (B, N, H*D)
+    lse,  # (B, H, N), float32
     H, stride_b, stride_n, stride_t, stride_h, stride_d, scale,
     N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0) // tl.cdiv(N, ROWS)  # blocks of a head are neighbours: they read the same K and V
     first = tl.program_id(0) % tl.cdiv(N, ROWS) * ROWS
-    b, h = (head // H).to(tl.int64), (head % H).to(tl.int64)
-    qkv += b * stride_b + h * stride_h
-    v_head = qkv + stride_t + stride_t  # not 2 * stride_t, which 32 bits may not hold
-    out += (b * N * H + h) * D
-    lse += (b * H + h) * N
+    _, _, qkv, k_head, v_head, out, lse = locate(qkv, out, lse, head, H, stride_b, stride_t, stride_h, N, D)
     q = load_rows(qkv, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, BLOCK_D], tl.float32)
     for key in range(0, N, COLS):
-        k = load_rows(qkv + stride_t, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
+        k = load_rows(k_head, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
         v = load_rows(v_head, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2_E)
         s = tl.where((key + tl.arange(0, COLS) < N)[None, :], s, float("-inf"))
@@ -64,18 +62,18 @@ def _attention_blocked_fwd_kernel(
 
 @triton.jit
 def _attention_blocked_bwd_kernel(
-    grad, qkv, out, lse, delta, grad_qkv,
+    grad,  # (B, N, H*D)
+    qkv,  # (B, N, 3, H, D)
+    out,  # (B, N, H*D), contiguous
+    lse, delta,  # (B, H, N), float32; delta: rowsum(dO o O), written here
+    grad_qkv,  # (B, N, 3, H, D), contiguous
     H, stride_gb, stride_gn, stride_gd, stride_b, stride_n, stride_t, stride_h, stride_d, scale,
     N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    b, h = (tl.program_id(0) // H).to(tl.int64), (tl.program_id(0) % H).to(tl.int64)
-    qkv += b * stride_b + h * stride_h
-    v_head = qkv + stride_t + stride_t  # not 2 * stride_t, which 32 bits may not hold
+    b, h, qkv, k_head, v_head, out, lse = locate(qkv, out, lse, tl.program_id(0), H, stride_b, stride_t, stride_h, N, D)
     grad += b * stride_gb + h * D * stride_gd
-    out += (b * N * H + h) * D
     grad_qkv += (b * N * 3 * H + h) * D
-    lse += (b * H + h) * N
     delta += (b * H + h) * N
     for first in range(0, N, ROWS):
         q = load_rows(qkv, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
@@ -87,18 +85,18 @@ def _attention_blocked_bwd_kernel(
         lse_n = tl.load(lse + n, mask=n < N, other=float("inf")) * LOG2_E  # beyond N: exp2(-inf) = 0
         dq = tl.zeros([ROWS, BLOCK_D], tl.float32)
         for key in range(0, N, COLS):
-            k = load_rows(qkv + stride_t, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
+            k = load_rows(k_head, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
             v = load_rows(v_head, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
             s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             p = tl.exp2(s * (scale * LOG2_E) - lse_n[:, None])
-            p = tl.where((key + tl.arange(0, COLS) < N)[None, :], p, 0)  # it may be infinite there
+            p = tl.where((key + tl.arange(0, COLS) < N)[None, :], p, 0)  # padding keys may give inf; inf * 0 = NaN
             ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - d[:, None])
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
         store_rows(grad_qkv, dq * scale, first, 3 * H * D, N, D, ROWS, BLOCK_D)
-    tl.debug_barrier()  # delta is read below by other threads than wrote it
+    tl.debug_barrier()  # other threads read delta below
 
     for first in range(0, N, ROWS):
-        k = load_rows(qkv + stride_t, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
+        k = load_rows(k_head, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
         v = load_rows(v_head, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
         dk = tl.zeros([ROWS, BLOCK_D], tl.float32)
         dv = tl.zeros([ROWS, BLOCK_D], tl.float32)
@@ -108,7 +106,7 @@ def _attention_blocked_bwd_kernel(
             n = query + tl.arange(0, COLS)
             lse_n = tl.load(lse + n, mask=n < N, other=float("inf")) * LOG2_E
             d = tl.load(delta + n, mask=n < N, other=0)
-            # A key beyond N makes its own row of dk and dv, which is not stored.
+            # A padding key affects its own row of dk and dv alone, which is not stored.
             p = tl.exp2(tl.dot(k, tl.trans(q), input_precision=PRECISION) * (scale * LOG2_E) - lse_n[None, :])
             dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
             ds = p * (tl.dot(v, tl.trans(do), input_precision=PRECISION) - d[None, :])

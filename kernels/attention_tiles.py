@@ -1,14 +1,29 @@
-"""How a head lies in packed qkv (B, N, 3, H, D), and the tiles its tokens are cut into: shared by attention kernels.
+"""Where a head is in packed qkv (B, N, 3, H, D), and the tiles its tokens are cut into: what attention kernels share.
 
 A program has one head of one image: base pointers in 64 bits, offsets inside the head in 32. Tokens and widths are
 constants of a kernel (a model has two or three N), so whole tiles are read and written without a mask.
 """
+
+from functools import cache
 
 import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(x * LOG2_E): exp2 is the instruction a GPU has
 LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def locate(qkv, out, lse, head, H, stride_b, stride_t, stride_h, N: tl.constexpr, D: tl.constexpr):
+    """Pointers to a head, counted over all images: to its q, k and v, its part of out (B, N, H*D) and of lse (B, H, N).
+
+    -> b, h, q, k, v, out, lse
+    """
+    b, h = (head // H).to(tl.int64), (head % H).to(tl.int64)
+    q = qkv + b * stride_b + h * stride_h
+    k = q + stride_t
+    v = k + stride_t  # not q + 2 * stride_t, which 32 bits may not hold
+    return b, h, q, k, v, out + (b * N * H + h) * D, lse + (b * H + h) * N
 
 
 @triton.jit
@@ -28,6 +43,15 @@ def load_rows(x, first, stride_n, stride_d, N: tl.constexpr, D: tl.constexpr,
 
 
 @triton.jit
+def load_tiles(x, stride_n, stride_d, N: tl.constexpr, D: tl.constexpr, TILES: tl.constexpr, BLOCK_D: tl.constexpr):
+    """All tokens of a head, in TILES of (first, rows): a tuple of (rows, BLOCK_D)."""
+    found = ()
+    for i in tl.static_range(len(TILES)):
+        found += (load_rows(x, TILES[i][0], stride_n, stride_d, N, D, TILES[i][1], BLOCK_D, i + 1 < len(TILES)),)
+    return found
+
+
+@triton.jit
 def store_rows(x, values, first, stride_n, N: tl.constexpr, D: tl.constexpr,
                ROWS: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """The reverse, into a tensor whose heads are contiguous."""
@@ -36,6 +60,7 @@ def store_rows(x, values, first, stride_n, N: tl.constexpr, D: tl.constexpr,
     tl.store(x + at, values.to(x.dtype.element_ty), mask=(n < N)[:, None] & (d < D)[None, :])
 
 
+@cache
 def tiles(N):
     """N tokens as (first, length) of tiles of 64 and then powers of two, at least 16: 197 in 64, 64, 64, 16.
 
@@ -54,9 +79,3 @@ def tiles(N):
 def block_d(D):
     """A head's width in a tile: tensor cores multiply sixteen numbers at a time."""
     return max(16, triton.next_power_of_2(D))
-
-
-def near(x, rows_dim=1):
-    """x, or a copy where a head reaches beyond 32-bit offsets."""
-    reach = sum((n - 1) * s for n, s in ((x.shape[d], x.stride(d)) for d in (rows_dim, -1)))
-    return x if reach < 2**31 else x.contiguous()

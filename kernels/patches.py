@@ -1,4 +1,4 @@
-"""How a patch lies in an image: what gather_patches and masked_mse share.
+"""Where the pixels of a patch are in an image: what gather_patches and masked_mse share.
 
 An image is seen as (b, c, y, x) with any strides, whether it came as float (B, C, H, W) or as uint8 (B, H, W, C). A
 patch is P = p*p*C numbers in the order (y, x, c):
@@ -71,7 +71,7 @@ def read_patches(imgs, image, id, num_patches, patches_per_line, stride_b, strid
                  INTERLEAVED: tl.constexpr, WIDE: tl.constexpr, BLOCK_P: tl.constexpr):  # fmt: skip
     """Patches id (rows,) of images image (rows,), normalised: (rows, BLOCK_P) in patch order, float32 or float64.
 
-    Behind a patch's last number stands anything. An id outside 0..num_patches-1 reads nothing and gives NaN.
+    Columns beyond P hold anything. An id outside 0..num_patches-1 reads nothing and gives NaN.
     """
     inside = (id >= 0) & (id < num_patches)
     corner = patch_corner(image, tl.where(inside, id, 0), patches_per_line, stride_b, stride_y, stride_x, PATCH)

@@ -7,17 +7,14 @@ Shapes in suffixes: B images, C channels, L patches, K kept or masked patches, P
 N tokens, D width, H heads.
 """
 
+from collections import OrderedDict
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-# ---- ops ----
+from mae_fast.config import IMAGENET_MEAN, IMAGENET_STD
 
 
 def normalize(imgs: Tensor, mean, std) -> Tensor:
@@ -105,9 +102,6 @@ def add_layer_norm(x: Tensor, y: Tensor | None, weight: Tensor, bias: Tensor, ep
     return s, nn.functional.layer_norm(s.to(weight.dtype), weight.shape, weight, bias, eps).to(dtype)
 
 
-# ---- model ----
-
-
 def sincos_2d(dim: int, grid: tuple[int, int]) -> Tensor:
     """Fixed positions (1, 1+L, dim): a zero row for cls, then [sin x, cos x, sin y, cos y], a quarter of dim each."""
     frequency = 10000 ** -(np.arange(dim // 4, dtype=np.float64) / (dim / 4))
@@ -130,36 +124,17 @@ class Attention(nn.Module):
         return self.proj(attention(self.qkv(x).unflatten(-1, (3, self.num_heads, -1))))
 
 
-class Mlp(nn.Module):
-    def __init__(self, dim, hidden):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x):
-        return self.fc2(nn.functional.gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
     def __init__(self, dim, num_heads, hidden, norm_layer):
         super().__init__()
         self.norm1 = norm_layer(dim)
         self.attn = Attention(dim, num_heads)
         self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, hidden)
+        self.mlp = nn.Sequential(OrderedDict(fc1=nn.Linear(dim, hidden), gelu=nn.GELU(), fc2=nn.Linear(hidden, dim)))
 
     def forward(self, x):
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
-
-
-class PatchEmbed(nn.Module):
-    def __init__(self, patch_size, in_chans, dim):
-        super().__init__()
-        self.proj = nn.Conv2d(in_chans, dim, kernel_size=patch_size, stride=patch_size)
-
-    def forward(self, imgs):
-        return self.proj(imgs).flatten(2).transpose(1, 2)
 
 
 class MaskedAutoencoderViT(nn.Module):
@@ -177,17 +152,17 @@ class MaskedAutoencoderViT(nn.Module):
         self.patch_size, self.mean, self.std, self.norm_pix_loss = patch_size, mean, std, norm_pix_loss
         hidden, decoder_hidden = int(embed_dim * mlp_ratio), int(decoder_embed_dim * (decoder_mlp_ratio or mlp_ratio))
 
-        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)})
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(sincos_2d(embed_dim, grid), requires_grad=False)
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, hidden, norm_layer) for _ in range(depth))
+        self.blocks = nn.Sequential(*(Block(embed_dim, num_heads, hidden, norm_layer) for _ in range(depth)))
         self.norm = norm_layer(embed_dim)
 
         self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
         self.decoder_pos_embed = nn.Parameter(sincos_2d(decoder_embed_dim, grid), requires_grad=False)
-        self.decoder_blocks = nn.ModuleList(
-            Block(decoder_embed_dim, decoder_num_heads, decoder_hidden, norm_layer) for _ in range(decoder_depth)
+        self.decoder_blocks = nn.Sequential(
+            *(Block(decoder_embed_dim, decoder_num_heads, decoder_hidden, norm_layer) for _ in range(decoder_depth))
         )
         self.decoder_norm = norm_layer(decoder_embed_dim)
         self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * in_chans)
@@ -210,14 +185,11 @@ class MaskedAutoencoderViT(nn.Module):
         """All patches with their positions: (B, L, D)."""
         if imgs.dtype == torch.uint8:
             imgs = normalize(imgs, self.mean, self.std).to(self.pos_embed.dtype)
-        return self.patch_embed(imgs) + self.pos_embed[:, 1:]
+        return self.patch_embed.proj(imgs).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
 
     def encoder(self, x):
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        x = torch.cat([cls, x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(torch.cat([cls, x], dim=1)))
 
     def forward_encoder(self, imgs, mask_ratio, noise=None):
         x = self.embed(imgs)
@@ -228,9 +200,7 @@ class MaskedAutoencoderViT(nn.Module):
 
     def forward_decoder(self, latent, ids_restore):
         x = unshuffle(self.decoder_embed(latent), self.mask_token, self.decoder_pos_embed, ids_restore)
-        for block in self.decoder_blocks:
-            x = block(x)
-        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        return self.decoder_pred(self.decoder_norm(self.decoder_blocks(x)))[:, 1:]
 
     def forward_loss(self, imgs, pred, mask):
         target = self.patchify(normalize(imgs, self.mean, self.std))

@@ -3,8 +3,8 @@
     python -m benchmarks.parts.tune_attention [--shapes 256x12x50x64,...] [--dtypes bf16] [--rounds 11]
 
 Forward and backward apart, with a head held whole and walked in blocks, fastest first; a launch whose results are far
-from those of the shipped one is left out. The shipped ones: OPTIONS and the register budgets of kernels/attention.py,
-FORWARD and BACKWARD of kernels/attention_blocked.py.
+from those of the shipped one is left out. The shipped ones: OPTIONS and the register budgets of
+kernels/attention_held.py, FORWARD and BACKWARD of kernels/attention_blocked.py.
 """
 
 import argparse
@@ -28,15 +28,20 @@ BLOCKS = [
 
 def tune(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> None:
     """Prints milliseconds."""
-    from mae_fast_kernels import attention as held
+    from mae_fast_kernels import attention
     from mae_fast_kernels import attention_blocked as blocked
+    from mae_fast_kernels import attention_held as held
 
     B, H, N, Dh = shape
     qkv, grad = (torch.randn(B, N, *rest, device="cuda").to(dtype) for rest in ((3, H, Dh), (H * Dh,)))
-    default, (out, lse) = held.OPTIONS, held.attention(qkv)
+    default, (out, lse) = held.OPTIONS, attention.attention(qkv)
     passes = {
-        "FORWARD": (lambda: held.attention(qkv)[0], blocked.FORWARD, dtype.itemsize),
-        "BACKWARD": (lambda: held.attention_backward(grad, qkv, out, lse), blocked.BACKWARD, (dtype.itemsize, Dh > 64)),
+        "FORWARD": (lambda: attention.attention(qkv)[0], blocked.FORWARD, dtype.itemsize),
+        "BACKWARD": (
+            lambda: attention.attention_backward(grad, qkv, out, lse),
+            blocked.BACKWARD,
+            (dtype.itemsize, Dh > 64),
+        ),
     }
     for name, (launch, blocks, key) in passes.items():
         expected, was, budgets = launch(), blocks[key], getattr(held, f"{name}_REGISTERS")

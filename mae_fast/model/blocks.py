@@ -80,6 +80,19 @@ class PatchEmbed(nn.Module):
         self.num_patches = self.grid_size[0] * self.grid_size[1]
         self.proj = nn.Conv2d(in_chans, dim, kernel_size=patch_size, stride=patch_size)
 
+    def check(self, imgs: Tensor) -> None:
+        """ValueError for images that this model does not take."""
+        (C, height, width), (h, w) = ops.image_shape(imgs), self.img_size
+        if (C, height, width) != (self.proj.in_channels, h, w):
+            raise ValueError(
+                f"imgs: this model takes {h} x {w} pixels and {self.proj.in_channels} channels, as float (B, C, H, W) "
+                f"or uint8 (B, H, W, C); got {imgs.dtype} of shape {tuple(imgs.shape)}"
+            )
+
+    def all_ids(self, imgs: Tensor) -> Tensor:
+        """ids (B, L) of every patch, in image order."""
+        return torch.arange(self.num_patches, device=imgs.device).expand(len(imgs), -1)
+
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 4:
             if x.shape[2:] != self.img_size:
@@ -87,3 +100,13 @@ class PatchEmbed(nn.Module):
             return self.proj(x).flatten(2).transpose(1, 2)
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, c, p, q) -> (D, P) in patch order (p, q, c)
         return F.linear(x, weight, self.proj.bias)
+
+
+def check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, decoder_num_heads) -> None:
+    """ValueError for sizes of which no Masked Autoencoder can be made."""
+    if patch_size < 1 or len(img_size) != 2 or any(side < 1 or side % patch_size for side in img_size):
+        raise ValueError(f"img_size: {img_size} is not a whole number of patches of patch_size={patch_size} pixels")
+    widths = {"embed_dim": (embed_dim, num_heads), "decoder_embed_dim": (decoder_embed_dim, decoder_num_heads)}
+    for name, (dim, heads) in widths.items():
+        if dim < 1 or heads < 1 or dim % 4 or dim % heads:
+            raise ValueError(f"{name}: {dim} must be a multiple of 4 (sin-cos positions) and of its {heads} heads")

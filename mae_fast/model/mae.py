@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from mae_fast import config, ops
 from mae_fast.model import masking
 from mae_fast.model.attention import ATTENTION
-from mae_fast.model.blocks import Block, PatchEmbed, compute_dtype
+from mae_fast.model.blocks import Block, PatchEmbed, check_sizes, compute_dtype
 from mae_fast.model.positions import sincos_2d
 
 
@@ -57,10 +57,9 @@ class MaskedAutoencoderViT(nn.Module):
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         if in_chans < 1:
             raise ValueError(f"in_chans: expected at least 1, got {in_chans}")
-        _check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, decoder_num_heads)
-        imagenet = in_chans == 3
-        self.mean = list(mean or (config.IMAGENET_MEAN if imagenet else (0.5,) * in_chans))
-        self.std = list(std or (config.IMAGENET_STD if imagenet else (0.5,) * in_chans))
+        check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, decoder_num_heads)
+        self.mean = list(mean or (config.IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans))
+        self.std = list(std or (config.IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans))
         if not len(self.mean) == len(self.std) == in_chans:
             raise ValueError(f"mean, std: expected {in_chans} numbers each (in_chans), got {mean} and {std}")
         self.in_chans, self.norm_pix_loss, self.draw_noise = in_chans, norm_pix_loss, draw_noise
@@ -95,14 +94,12 @@ class MaskedAutoencoderViT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    # ---- the pieces of the official interface ----
-
     def patchify(self, imgs: Tensor) -> Tensor:
         """Images -> (B, L, P), normalised, patches row by row, each laid out (p, q, c)."""
-        self._check_images(imgs)
+        self.patch_embed.check(imgs)
         dtype = imgs.dtype if imgs.is_floating_point() else torch.float32
-        p, _ = self.patch_embed.patch_size
-        return ops.gather_patches(imgs, self._all_patches(imgs), p, self.mean, self.std, dtype)
+        p, ids = self.patch_embed.patch_size[0], self.patch_embed.all_ids(imgs)
+        return ops.gather_patches(imgs, ids, p, self.mean, self.std, dtype)
 
     def unpatchify(self, x: Tensor) -> Tensor:
         """(B, L, P) -> (B, C, H, W), the inverse of patchify."""
@@ -144,8 +141,6 @@ class MaskedAutoencoderViT(nn.Module):
         ids_masked = ids_shuffle[:, len_keep:] if len_keep else ids_restore.sort(dim=1).values
         return self._masked_mse(pred, imgs, ids_masked), pred, mask
 
-    # ---- beyond the official interface ----
-
     def training_loss(self, imgs: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None) -> Tensor:
         """The loss of `forward`, same number and gradients, without what training throws away.
 
@@ -167,27 +162,19 @@ class MaskedAutoencoderViT(nn.Module):
 
     def encode(self, imgs: Tensor) -> Tensor:
         """Features of the whole image, nothing masked: (B, 1+L, D), cls first, then patches in image order."""
-        self._check_images(imgs)
-        return self._encoder(imgs, self._all_patches(imgs))
-
-    # ---- inside ----
+        self.patch_embed.check(imgs)
+        return self._encoder(imgs, self.patch_embed.all_ids(imgs))
 
     def _draw_mask(self, imgs: Tensor, mask_ratio: float, noise: Tensor | None, for_loss: bool = False):
-        self._check_images(imgs)
-        B, L = len(imgs), self.patch_embed.num_patches
-        if not 0 <= mask_ratio <= 1:
-            raise ValueError(f"mask_ratio: expected a share of the patches, 0 to 1; got {mask_ratio}")
-        len_keep = int(L * (1 - mask_ratio))
-        if for_loss and len_keep == L:
+        self.patch_embed.check(imgs)
+        noise, grid = self.draw_noise if noise is None else noise, self.patch_embed.grid_size
+        *drawn, len_keep = masking.draw_mask(noise, len(imgs), grid, imgs.device, mask_ratio)
+        if for_loss and len_keep == self.patch_embed.num_patches:
             raise ValueError(
-                f"mask_ratio: {mask_ratio} masks none of {L} patches, so the loss would be 0 / 0; "
+                f"mask_ratio: {mask_ratio} masks none of {len_keep} patches, so the loss would be 0 / 0; "
                 "use forward_encoder or encode for features of whole images"
             )
-        if noise is None:
-            noise = self.draw_noise(B, self.patch_embed.grid_size, imgs.device)
-        elif noise.shape != (B, L):
-            raise ValueError(f"noise: expected ({B}, {L}), one number a patch; got {tuple(noise.shape)}")
-        return *ops.random_masking(noise, len_keep), len_keep
+        return *drawn, len_keep
 
     def _encoder(self, imgs: Tensor, ids_BK: Tensor) -> Tensor:
         """The patches `ids` of each image -> (B, 1+K, D)."""
@@ -205,44 +192,22 @@ class MaskedAutoencoderViT(nn.Module):
             return checkpoint(block, x, first, use_reentrant=False, preserve_rng_state=False)  # nothing random in it
         return block(x, first)
 
-    def _all_patches(self, imgs: Tensor) -> Tensor:
-        return torch.arange(self.patch_embed.num_patches, device=imgs.device).expand(len(imgs), -1)
-
     def _masked_mse(self, pred: Tensor, imgs: Tensor, ids: Tensor) -> Tensor:
-        p, _ = self.patch_embed.patch_size
-        return ops.masked_mse(pred, imgs, ids, p, self.mean, self.std, self.norm_pix_loss)
-
-    def _check_images(self, imgs: Tensor) -> None:
-        C, height, width = ops.image_shape(imgs)
-        if (C, height, width) != (self.in_chans, *self.patch_embed.img_size):
-            h, w = self.patch_embed.img_size
-            raise ValueError(
-                f"imgs: this model takes {h} x {w} pixels and {self.in_chans} channels, as float (B, C, H, W) or uint8 "
-                f"(B, H, W, C); got {imgs.dtype} of shape {tuple(imgs.shape)}"
-            )
+        return ops.masked_mse(pred, imgs, ids, self.patch_embed.patch_size[0], self.mean, self.std, self.norm_pix_loss)
 
     def require_decoder(self) -> None:
+        """ValueError where the decoder was never loaded (`load_pretrained` of an encoder-only checkpoint)."""
         if self.missing_decoder_keys:
-            first, *_, last = self.missing_decoder_keys
+            keys = self.missing_decoder_keys
             raise ValueError(
                 "model: this one was loaded from an encoder-only checkpoint and cannot reconstruct: the file has no "
                 "decoder, as those of finetuned classifiers and of timm have none. It lacks "
-                f"{len(self.missing_decoder_keys)} decoder keys, {first} to {last} (model.missing_decoder_keys). "
-                "Load the checkpoint of the pretraining, or train a new decoder: mae-fast pretrain --init_from"
+                f"{len(keys)} decoder keys, {keys[0]} to {keys[-1]} (model.missing_decoder_keys). "
+                "Load the checkpoint of the pretraining, or train a new decoder with init_from"
             )
 
 
-def _check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, decoder_num_heads) -> None:
-    if patch_size < 1 or len(img_size) != 2 or any(side < 1 or side % patch_size for side in img_size):
-        raise ValueError(f"img_size: {img_size} is not a whole number of patches of patch_size={patch_size} pixels")
-    widths = {"embed_dim": (embed_dim, num_heads), "decoder_embed_dim": (decoder_embed_dim, decoder_num_heads)}
-    for name, (dim, heads) in widths.items():
-        if dim < 1 or heads < 1 or dim % 4 or dim % heads:
-            raise ValueError(f"{name}: {dim} must be a multiple of 4 (sin-cos positions) and of its {heads} heads")
-
-
-# ---- the official constructors; dec512d8b: a decoder 512 wide, 8 blocks deep ----
-
+# The official constructors. dec512d8b: a decoder 512 wide, 8 blocks deep.
 mae_vit_small_patch16_dec512d8b = partial(MaskedAutoencoderViT, **config.SMALL.kwargs())
 mae_vit_base_patch16_dec512d8b = partial(MaskedAutoencoderViT, **config.BASE.kwargs())
 mae_vit_large_patch16_dec512d8b = partial(MaskedAutoencoderViT, **config.LARGE.kwargs())
