@@ -203,7 +203,7 @@ Shape check(const at::Tensor& qkv) {
 }
 
 // Contiguous, and aligned for two bfloat16 to be read as one float: a tensor may start at any of its numbers.
-at::Tensor words(const at::Tensor& x) {
+at::Tensor aligned(const at::Tensor& x) {
   const at::Tensor y = x.contiguous();
   return reinterpret_cast<uintptr_t>(y.const_data_ptr()) % sizeof(float) ? y.clone() : y;
 }
@@ -234,7 +234,7 @@ std::tuple<at::Tensor, at::Tensor> attention(const at::Tensor& qkv) {
   const Shape s = check(qkv);
   at::Tensor out = at::empty({s.B, s.N, s.H * s.D}, qkv.options());
   at::Tensor lse = at::empty({s.B, s.H, s.N}, qkv.options().dtype(at::kFloat));
-  const at::Tensor x = words(qkv);
+  const at::Tensor x = aligned(qkv);
   dispatch(qkv, s, [&]<typename S, typename T>(S, T) {
     const S* in = x.const_data_ptr<S>();
     S* to = out.mutable_data_ptr<S>();
@@ -255,7 +255,7 @@ at::Tensor attention_backward(const at::Tensor& grad, const at::Tensor& qkv, con
               qkv.sizes());
   TORCH_CHECK(grad.scalar_type() == qkv.scalar_type() && out.scalar_type() == qkv.scalar_type(),
               "attention_backward: expected one type; got ", grad.scalar_type(), " and ", qkv.scalar_type());
-  const at::Tensor x = words(qkv), o = out.contiguous(), g = words(grad), l = lse.contiguous();
+  const at::Tensor x = aligned(qkv), o = out.contiguous(), g = aligned(grad), l = lse.contiguous();
   at::Tensor grad_qkv = at::empty(qkv.sizes(), qkv.options());
   dispatch(qkv, s, [&]<typename S, typename T>(S, T) {
     const S *in = x.const_data_ptr<S>(), *out_data = o.const_data_ptr<S>(), *grad_data = g.const_data_ptr<S>();

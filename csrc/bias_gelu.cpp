@@ -46,7 +46,7 @@ constexpr OddAboutHalf<18> kDerivative{
             0.0667546168f,  -0.0705783591f, 0.0693849549f,   -0.0593587868f,  0.0431632362f,   -0.0349293537f,
             0.0316927843f,  -0.0162192564f, 0.00106234115f,  -0.00283289119f, 0.00621700753f,  -0.00244521815f}};
 
-// The factor of Phi is held too: -30 times what float32 leaves of 0 would be more than nothing.
+// The factor of Phi is clamped too: Phi rounds to a little more than 0 there, which -30 would multiply.
 Float gelu(Float u) { return at::vec::clamp_min(u, Float(-kDistribution.flat)) * kDistribution(u); }
 
 template <typename T>

@@ -1,4 +1,4 @@
-// Patch numbers: checked before anything is read or written with them, and turned round.
+// Bounds-check patch ids before anything is read or written with them; invert id -> slot.
 
 #pragma once
 

@@ -1,7 +1,7 @@
 // masked_mse for CPU tensors: loss and residual of one masked patch at a time, straight from the image.
 //
 //   residual = pred - target,   loss = mean over (b, k, i) of residual[b, k, i]^2
-//   d(pred) = 2 residual d(loss) / count; the scale waits for the backward, since 1 / count is nothing in float16
+//   d(pred) = 2 residual d(loss) / count; the backward applies the scale, since 1 / count underflows in float16
 //
 // target is the patch ids[b, k] of image b in (y, x, c) order (patches.h), brought to zero mean and unit unbiased
 // variance when norm_pix is set. A patch (P = p*p*C numbers, 3 KB at 16 px) stays in cache between its uses. Each

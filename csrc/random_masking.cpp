@@ -3,9 +3,8 @@
 //   ids_shuffle = stable argsort of noise,   ids_restore = its inverse,   mask = ids_restore >= len_keep
 //
 // noise: float (B, L), any strides; the three results (B, L). A number's bits, read as an integer, are in the order of
-// the numbers once the negative ones are turned round. That integer with the index below it is one key: keys are all
+// the numbers once the negative ones are inverted. That integer with the index below it is one key: keys are all
 // different, so any sort of them is stable.
-
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>

@@ -5,8 +5,7 @@ when a larger score appears (Milakov and Gimelshein 2018, arXiv 1805.02867). Bac
 twice: queries by keys for dQ, keys by queries for dK and dV, recomputing the scores; no atomics. Bytes: as in
 attention.py, and once more for each block what it walks, which comes from the cache.
 
-float32 is multiplied in float32, on no tensor core, unless PyTorch was told that TF32 will do
-(torch.backends.cuda.matmul.fp32_precision).
+float32 is multiplied in float32, without tensor cores, unless torch.backends.cuda.matmul.fp32_precision allows TF32.
 """
 
 import torch

@@ -4,7 +4,7 @@
 
 imgs: float (B, C, H, W) or uint8 (B, H, W, C), any strides; ids: int64 (B, K); out: (B, K, P), P = p*p*C.
 Bytes: B*K*P pixels read once, as many numbers written once, 8*B*K of ids. Backward: the gradient read once, an
-image-shaped gradient cleared and its wanted patches written.
+image-shaped gradient cleared and the patches `ids` of it written.
 """
 
 import torch

@@ -28,6 +28,7 @@ from mae_fast.model import (
     mae_vit_small_patch16_dec512d8b,
 )
 from mae_fast.ops import backends
+from mae_fast.train.loss import MAELoss
 from mae_fast.train.optim import make_optimizer
 from mae_fast.train.step import TrainingStep
 
@@ -59,6 +60,7 @@ for _short, _place in SHORT.items():
 
 __all__ = [
     "MAE",
+    "MAELoss",
     "MAETrainer",
     "MaskedAutoencoderViT",
     "TrainingStep",

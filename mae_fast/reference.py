@@ -52,7 +52,7 @@ def random_masking(noise_BL: Tensor, len_keep: int) -> tuple[Tensor, Tensor, Ten
 
 
 def gather_patches(imgs: Tensor, ids_BK: Tensor, patch_size: int, mean, std, dtype: torch.dtype) -> Tensor:
-    """-> the wanted patches, normalised and cast: (B, K, P)."""
+    """-> patches `ids` of each image, normalised and cast: (B, K, P)."""
     return take(patchify(normalize(imgs, mean, std), patch_size), ids_BK).to(dtype)
 
 

@@ -2,7 +2,7 @@
 
 An addition and a multiplication are two operations; nothing but matrix products is counted. A product (M, K) x (K, N)
 of the forward pass has two of the same size in the backward pass: the gradient of its left factor, which the patch
-embedding alone does without, since nobody asks for the image's, and the gradient of its right factor.
+embedding alone does without, since images need no gradient, and the gradient of its right factor.
 """
 
 from dataclasses import dataclass, replace

@@ -81,7 +81,7 @@ def work(preset: Preset, batch: int, *, img_size: int = 224, mask_ratio: float =
 
 
 def parameters(preset: Preset, img_size: int = 224) -> int:
-    """That are trained."""
+    """Trained parameters of a preset."""
     with torch.device("meta"):
         model = mae_fast.MaskedAutoencoderViT(**preset.kwargs(), img_size=img_size)
     return sum(x.numel() for x in model.parameters() if x.requires_grad)

@@ -22,7 +22,7 @@ import mae_fast
 from benchmarks.harness import table
 from benchmarks.harness.options import Options
 from benchmarks.harness.provenance import ROOT
-from benchmarks.parts import train
+from benchmarks.peers import sides
 from mae_fast.config import SIZES
 
 STEPS = 3
@@ -32,20 +32,20 @@ LONGEST = 600  # seconds that one side may take
 def peak(side: str, preset: str, batch: int, img_size: int, device: str, official: str) -> dict:
     """-> {"bytes": ..., "parameters": ...} of a few steps of one side, in this process."""
     kwargs = SIZES[preset].kwargs() | {"img_size": img_size, "norm_pix_loss": True}
-    spec = next(spec for spec in train.specs(["bf16", "fp32", "fp16"], device) if str(spec) == side)
+    spec = next(spec for spec in sides.specs(["bf16", "fp32", "fp16"], device) if str(spec) == side)
     torch.manual_seed(0)
     before = _resident()
     state = mae_fast.MaskedAutoencoderViT(**kwargs).to(device).state_dict()
-    sides, absent = train.build([spec], state, kwargs, device, Path(official) if official else None)
+    built, absent = sides.build([spec], state, kwargs, device, Path(official) if official else None)
     if absent:
         return {"note": absent[spec]}
     del state
-    parameters = sum(p.numel() for p in sides[spec].peer.model.parameters() if p.requires_grad)
+    parameters = sum(p.numel() for p in built[spec].peer.model.parameters() if p.requires_grad)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with torch._inductor.config.patch(fallback_random=True):  # as bench train compiles: what it left in caches serves
         for _ in range(STEPS):
-            sides[spec].step(torch.randn(batch, 3, img_size, img_size, device=device))
+            built[spec].step(torch.randn(batch, 3, img_size, img_size, device=device))
     held = torch.cuda.max_memory_allocated() if device == "cuda" else _largest() - before
     return {"bytes": held, "parameters": parameters}
 
@@ -77,7 +77,7 @@ def run(options: Options) -> int:
         record = options.record(f"memory_{name}")
         for batch in options.batches_of(name):
             rows = []
-            wanted = dict.fromkeys(train.specs(list(options.dtypes), options.device))
+            wanted = dict.fromkeys(sides.specs(list(options.dtypes), options.device))
             for spec in tqdm([s for s in wanted if options.wants(str(s))], unit=" sides", leave=False, desc=name):
                 row = {"part": "memory", "preset": name, "batch": batch, "dtype": spec.dtype, "side": spec.name}
                 rows.append(row | _in_own_process(str(spec), name, batch, options))

@@ -11,7 +11,7 @@ Before that, on the batch's own size, each side's loss and every gradient must p
   CPU, float16 autocast and a GradScaler on CUDA, attention spelled out, the AdamW that PyTorch gives by default. At its
   best: bf16, torch.compile, fused AdamW, and scaled_dot_product_attention as in today's timm.
 * Hugging Face: scaled_dot_product_attention and the fused AdamW which its Trainer takes; as shipped, float32.
-* ours: mae_fast.step.TrainingStep, which `mae-fast pretrain` runs, with its check that loss and gradient are finite; as
+* ours: mae_fast.TrainingStep, which `mae-fast pretrain` runs, with its check that loss and gradient are finite; as
   it is, compiled, and on CUDA from CUDA graphs (with weights of its own).
 
 `ours x`: how many times as long as ours, compiled, a side took: the median over the rounds, and the interval in which
@@ -19,17 +19,16 @@ that median lies with 95 % (benchmarks.harness.timing). `of limit`: the time of 
 (benchmarks.counting.products), in the first of --dtypes, measured in turn with the sides, as a share of this side's
 time. TFLOP/s count the model's FLOPs (benchmarks.counting.flops), the same for all.
 
-Memory: on a CPU the process keeps freed memory (mae_fast.heap), from which all sides gain. The sides of one codebase
-share one set of weights and, on the CPU, one optimizer state; gradients are freed by zero_grad. So three sets of
-weights and moments and one of gradients are alive: 13 GB for Large, and its activations.
+Memory: on a CPU the process keeps freed memory (mae_fast.train.heap), from which all sides gain. The sides of one
+codebase share one set of weights and, on the CPU, one optimizer state; gradients are freed by zero_grad. So three sets
+of weights and moments and one of gradients are alive: 13 GB for Large, and its activations.
 """
 
 import argparse
 import gc
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -43,147 +42,20 @@ from benchmarks.counting import flops, products
 from benchmarks.harness import table
 from benchmarks.harness.options import Options
 from benchmarks.harness.record import reason
+from benchmarks.harness.side_by_side import draw_images, gate_of, hold
 from benchmarks.harness.timing import Clock, Turns, summary, take_turns, times_as_long
-from benchmarks.peers import builders as peers
+from benchmarks.peers.sides import OURS, Side, Spec, build, specs
 from mae_fast import config
 from mae_fast.config import DTYPES
-from mae_fast.parity.model import LOSS_SCALE, Errors, Gate, autocast, unscale
+from mae_fast.parity.model import Errors, Gate
 from mae_fast.train.heap import keep_freed_memory
-from mae_fast.train.optim import make_optimizer, param_groups
-from mae_fast.train.step import TrainingStep
-
-LR, WEIGHT_DECAY = 1.5e-4, 0.05
-OURS = "ours compiled"
-
-
-@dataclass(frozen=True)
-class Spec:
-    """Who runs a step, and how."""
-
-    name: str
-    peer: str
-    dtype: str
-    compiled: bool = False
-    fused: bool = False  # AdamW
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.dtype}"
-
-
-def specs(dtypes: list[str], device: str) -> Iterator[Spec]:
-    yield Spec("official as shipped", "official", "fp16" if device == "cuda" else "fp32")
-    for dtype in dtypes:
-        yield Spec("official", "official", dtype)
-        yield Spec("official compiled", "official", dtype, compiled=True, fused=True)
-        yield Spec("official SDPA compiled", "official SDPA", dtype, compiled=True, fused=True)
-    yield Spec("Hugging Face as shipped", "Hugging Face", "fp32", fused=True)
-    for dtype in dtypes:
-        yield Spec("Hugging Face", "Hugging Face", dtype, fused=True)
-        yield Spec("Hugging Face compiled", "Hugging Face", dtype, compiled=True, fused=True)
-    for dtype in dtypes:
-        yield Spec("ours", "ours", dtype, fused=True)
-        yield Spec(OURS, "ours", dtype, compiled=True, fused=True)
-        if device == "cuda":
-            yield Spec("ours CUDA graphs", "ours CUDA graphs", dtype, compiled=True, fused=True)
-
-
-class Side:
-    """A step as a peer's own script takes it."""
-
-    def __init__(self, spec: Spec, peer: peers.Peer, optimizer: torch.optim.Optimizer, device: str):
-        self.peer, self.dtype, self.optimizer = peer, DTYPES[spec.dtype], optimizer
-        self.loss = torch.compile(peer.loss, dynamic=False) if spec.compiled else peer.loss
-        scale = LOSS_SCALE.get(self.dtype)
-        self.scaler = torch.amp.GradScaler(device, init_scale=scale or 1.0, enabled=scale is not None)
-
-    before_replay = 0  # batches, as of TrainingStep
-
-    def forward_backward(self, imgs: Tensor) -> Tensor:
-        with autocast(imgs.device, self.dtype):
-            loss = self.loss(imgs)
-        self.scaler.scale(loss).backward()
-        return loss.detach()
-
-    def step(self, imgs: Tensor) -> None:
-        self.forward_backward(imgs)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.clear()
-
-    def gradients(self) -> dict[str, Tensor]:
-        return unscale(self.peer.gradients(), self.scaler.get_scale())
-
-    def clear(self) -> None:
-        self.optimizer.zero_grad()
-
-
-class OurSide(Side):
-    """A step as `mae-fast pretrain` takes it."""
-
-    def __init__(self, spec: Spec, peer: peers.Peer, optimizer: torch.optim.Optimizer, device: str):
-        self.peer, self.dtype, self.optimizer = peer, DTYPES[spec.dtype], optimizer
-        self.train = TrainingStep(
-            peer.model, optimizer, dtype=self.dtype, compile=spec.compiled, cuda_graphs="CUDA graphs" in spec.name
-        )
-        self.scaler, self.before_replay = self.train.scaler, self.train.before_replay
-
-    def forward_backward(self, imgs: Tensor) -> Tensor:
-        return self.train.backward(imgs)
-
-    def step(self, imgs: Tensor) -> None:
-        self.train(imgs, LR)
-
-    def clear(self) -> None:
-        self.optimizer.zero_grad(set_to_none=not self.train.keep_gradients)
-
-
-def optimizers(peer: peers.Peer, official: bool, device: str) -> dict[bool, torch.optim.Optimizer]:
-    """{fused: AdamW}. The groups are the same for all: no decay on biases and norms is everybody's rule."""
-    fused = make_optimizer(peer.model, "adamw", LR, WEIGHT_DECAY)
-    if not official:
-        return {True: fused}
-    plain = torch.optim.AdamW(param_groups(peer.model, WEIGHT_DECAY), lr=LR, betas=(0.9, 0.95))
-    if device == "cpu":  # on CUDA the fused one counts its steps in a tensor there, and the plain one does not
-        plain.state = fused.state
-    return {False: plain, True: fused}
-
-
-def build(
-    wanted: list[Spec], state: dict, kwargs: dict, device: str, official: Path | None
-) -> tuple[dict[Spec, Side], dict[Spec, str]]:
-    """-> (sides, why the others are not there)."""
-    builders = {
-        "official": lambda: peers.official(state, kwargs, device, official),
-        "Hugging Face": lambda: peers.huggingface(state, kwargs, device),
-        "ours": lambda: peers.ours(state, kwargs, device),
-        "ours CUDA graphs": lambda: peers.ours(state, kwargs, device),  # no other side may touch its gradients
-    }
-    models, absent, sides = {}, {}, {}
-    for name, builder in builders.items():
-        if not any(spec.peer.startswith(name) for spec in wanted):
-            continue
-        try:
-            if name == "official" and official is None:
-                raise FileNotFoundError("give --official DIR")
-            peer = builder()
-            models[name] = peer, optimizers(peer, name == "official", device)
-            if name == "official":
-                models["official SDPA"] = peers.with_sdpa(peer), models[name][1]
-        except Exception as error:  # whatever a peer's code or its absence raises is the answer
-            absent[name] = f"not run: {reason(error)}"
-    for spec in wanted:
-        if spec.peer in models:
-            peer, adamw = models[spec.peer]
-            cls = OurSide if spec.peer.startswith("ours") else Side
-            sides[spec] = cls(spec, peer, adamw[spec.fused], device)
-    return sides, {spec: absent[spec.peer.removesuffix(" SDPA")] for spec in wanted if spec not in sides}
 
 
 def _turn(spec: Spec) -> tuple[bool, ...]:
     return spec.name != OURS, "as shipped" not in spec.name, not spec.compiled, "SDPA" not in spec.name
 
 
-def admit(sides: dict[Spec, Side], gate: Gate, seed: int, until: float) -> tuple[dict[Spec, Errors], dict[Spec, str]]:
+def admit(sides: dict[Spec, Side], gate: Gate, until: float) -> tuple[dict[Spec, Errors], dict[Spec, str]]:
     """-> (errors of each side that ran, why a side is refused). Ours first, in case time runs out, then the best."""
     errors, refused, longest = {}, {}, {True: 0.0, False: 0.0}  # seconds, of a side that compiles and of one that not
     order = sorted(sides, key=_turn)
@@ -192,18 +64,10 @@ def admit(sides: dict[Spec, Side], gate: Gate, seed: int, until: float) -> tuple
         try:
             if began + longest[spec.compiled] > until and spec is not order[0]:
                 raise TimeoutError("no time left")
-            for _ in range(side.before_replay):  # what is timed is a replay, so let it be what is checked
-                side.forward_backward(gate.imgs)
-                side.clear()
-            torch.manual_seed(seed)
-            loss = side.forward_backward(gate.imgs).item()
-            errors[spec] = gate.errors(loss, side.gradients())
-            if failed := [row for row in gate.rows(errors[spec], side.dtype) if not row.holds]:
-                worst = max(failed, key=lambda row: row.of_allowed)
-                refused[spec] = (
-                    f"fails parity, not timed: {worst.result}: error {worst.error:.1e}, plain PyTorch "
-                    f"{worst.plain:.1e}, allowed {worst.allowed:.1e}"
-                )
+            held = hold(gate, side.dtype, side.forward_backward, side.gradients, side.clear, side.before_replay)
+            errors[spec], why = held
+            if why:
+                refused[spec] = why
         except Exception as error:
             refused[spec] = f"not run: {reason(error)}"
         side.clear()
@@ -212,7 +76,7 @@ def admit(sides: dict[Spec, Side], gate: Gate, seed: int, until: float) -> tuple
 
 
 def warm_up(sides: dict[Spec, Side], draw: Callable[[], tuple[Tensor]]) -> dict[Spec, str]:
-    """A whole step of each, which nobody times. -> why one cannot run after all (memory for its moments, say)."""
+    """Run an untimed step of each. -> why one cannot run after all (memory for its moments, say)."""
     failed = {}
     for spec, side in sides.items():
         try:
@@ -233,21 +97,16 @@ def measure(name: str, preset: config.Preset, batch: int, options: Options) -> t
     torch.manual_seed(0)
     state = mae_fast.MaskedAutoencoderViT(**kwargs).to(device).state_dict()
 
-    def draw() -> tuple[Tensor]:
-        return (torch.randn(batch, 3, size, size, device=device),)
-
-    (imgs,) = draw()
-    torch.manual_seed(seed := 1)
-    noise = torch.rand(batch, (size // preset.patch_size) ** 2, device=device)  # as every side will draw it
-    gate = Gate(state, kwargs, imgs, noise, {DTYPES[spec.dtype] for spec in wanted})
+    draw = partial(draw_images, batch, size, device)
+    gate = gate_of(state, kwargs, *draw(), {DTYPES[spec.dtype] for spec in wanted})
     sides, notes = build(wanted, state, kwargs, device, options.own.official)
     # Compiled code then draws the numbers of eager code, and so the masks that the gate expects.
     with torch._inductor.config.patch(fallback_random=True):
         now = time.monotonic()
         share = 0.9 if device == "cuda" else 0.75  # compiling takes nearly all of it there, rounds seconds
-        errors, refused = admit(sides, gate, seed, now + share * (options.until - now))
+        errors, refused = admit(sides, gate, now + share * (options.until - now))
         notes |= refused
-        del gate, state, imgs
+        del gate, state
         gc.collect()
         sides = {spec: side for spec, side in sides.items() if spec not in notes}
         notes |= warm_up(sides, draw)

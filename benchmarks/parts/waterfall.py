@@ -24,12 +24,13 @@ from benchmarks.counting import flops, products
 from benchmarks.harness import table
 from benchmarks.harness.options import Options
 from benchmarks.harness.record import Record, reason
+from benchmarks.harness.side_by_side import draw_images, gate_of, hold
 from benchmarks.harness.timing import Clock, summary, take_turns
-from benchmarks.parts.train import LR, WEIGHT_DECAY
+from benchmarks.peers.sides import LR, WEIGHT_DECAY
 from mae_fast import ops, reference
 from mae_fast.config import Preset
 from mae_fast.model import MaskedAutoencoderViT
-from mae_fast.parity.model import Gate
+from mae_fast.parity.model import Gate, unscale
 from mae_fast.train.heap import keep_freed_memory
 from mae_fast.train.optim import make_optimizer, param_groups
 from mae_fast.train.step import TrainingStep
@@ -106,22 +107,19 @@ def prepare(bar: Bar, step: TrainingStep, imgs: Tensor) -> Callable[[], object]:
     return partial(call, bar, step, imgs, LR)
 
 
-def refusal(bar: Bar, step: TrainingStep, weights: dict, gate: Gate, seed: int) -> str:
+def refusal(bar: Bar, step: TrainingStep, weights: dict, gate: Gate) -> str:
     """Why the bar may not be timed; empty where it may. weights: as for build."""
-    scale = step.scaler.get_scale()
+
+    def gradients() -> dict[str, Tensor]:
+        return unscale({name: p.grad for name, p in weights.items() if p.grad is not None}, step.scaler.get_scale())
+
+    clear = partial(step.optimizer.zero_grad, set_to_none=not step.keep_gradients)
     try:
-        for _ in range(step.before_replay):  # what is timed is a replay, so let it be what is checked
-            call(bar, step.backward, gate.imgs)
-            step.optimizer.zero_grad(set_to_none=not step.keep_gradients)
-        torch.manual_seed(seed)
-        loss = call(bar, step.backward, gate.imgs).item()
-        gradients = {name: p.grad / scale for name, p in weights.items() if p.grad is not None}
-        failed = [row for row in gate.rows(gate.errors(loss, gradients), step.dtype) if not row.holds]
+        return hold(gate, step.dtype, partial(call, bar, step.backward), gradients, clear, step.before_replay)[1]
     except Exception as error:
         return f"not run: {reason(error)}"
     finally:
-        step.optimizer.zero_grad(set_to_none=not step.keep_gradients)
-    return f"fails parity, not timed: {failed[0].result}: error {failed[0].error:.1e}" if failed else ""
+        clear()
 
 
 def measure(name: str, preset: Preset, batch: int, options: Options, record: Record | None = None) -> list[dict]:
@@ -139,18 +137,13 @@ def measure(name: str, preset: Preset, batch: int, options: Options, record: Rec
     if device == "cpu":  # on CUDA the fused one counts its steps in a tensor there, and the plain one does not
         plain.state = fused.state
 
-    def draw() -> tuple[Tensor]:
-        return (torch.randn(batch, 3, size, size, device=device),)
-
-    (imgs,) = draw()
-    torch.manual_seed(seed := 1)
-    noise = torch.rand(batch, (size // preset.patch_size) ** 2, device=device)  # as every bar will draw it
-    gate = Gate(model.state_dict(), kwargs, imgs, noise, {torch.float32, dtype})
+    draw = partial(draw_images, batch, size, device)
+    gate = gate_of(model.state_dict(), kwargs, *draw(), {torch.float32, dtype})
     # Compiled code then draws the numbers of eager code, and so the masks that the gate expects.
     with torch._inductor.config.patch(fallback_random=True):
         steps = {bar: build(bar, weights, kwargs, fused, plain, dtype) for bar in bars(device)}
-        notes = {bar: refusal(bar, step, weights, gate, seed) for bar, step in steps.items()}
-        del gate, imgs
+        notes = {bar: refusal(bar, step, weights, gate) for bar, step in steps.items()}
+        del gate
         gc.collect()
         sides = {bar: partial(prepare, bar, step) for bar, step in steps.items() if not notes[bar]}
         run_alone = products.run_alone(flops.products(preset, batch, img_size=size), device, dtype)

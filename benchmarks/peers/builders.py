@@ -75,7 +75,7 @@ def huggingface(state: dict, kwargs: dict, device: str) -> Peer:
         norm_pix_loss=kwargs["norm_pix_loss"],
         attn_implementation="sdpa",
     )).to(device).train()  # fmt: skip
-    # The names by way of their reader, so that there is one table: send through it each key's number, not its weights.
+    # One table of names, that of layouts: pass each key's index through it in place of its weights.
     keys = list(model.state_dict())
     numbers = layouts.from_huggingface({key: torch.tensor([i]) for i, key in enumerate(keys)})
     model.load_state_dict({

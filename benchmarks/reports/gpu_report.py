@@ -4,7 +4,7 @@
 
 Each step runs in a process of its own with a time limit of its own; what a step does not use goes to those after it.
 Steps write their results as they go, so one that fails or runs out of time is recorded and passed over and what it had
-stays. The log of each lies beside its results. report.json tells how each ended.
+stays. The log of each is beside its results. report.json says how each ended.
 """
 
 import argparse

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check every op and the whole model; 1 where anything fails."""
     _check_device(args.device)
-    torch.backends.cudnn.allow_tf32 = False  # or the reference's convolution is no float32
+    torch.backends.cudnn.allow_tf32 = False  # or the reference's convolution would not be float32
     dtypes = [DTYPES[name] for name in args.dtype]
     if args.checkpoint:
         fast = load_pretrained(args.checkpoint).to(args.device)

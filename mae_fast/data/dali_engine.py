@@ -44,7 +44,7 @@ class DaliEngine:
         self._pool = ThreadPoolExecutor(self.num_threads)
         self._on_gpu = device.type == "cuda"
         self._resize = dali_resize(size) if self._on_gpu else torch_resize(size, self._pool)
-        self._folder = tempfile.mkdtemp(prefix="mae_fast-")  # for files that go to DALI by way of Pillow
+        self._folder = tempfile.mkdtemp(prefix="mae_fast-")  # for images that Pillow decodes for DALI
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._pipe = None
 
@@ -97,7 +97,7 @@ class DaliEngine:
         try:
             while self._pipe is not None and not self._pipe.empty():
                 self._pipe.outputs()
-        except RuntimeError:  # a bad file in a batch that nobody wants any more
+        except RuntimeError:  # a bad file in a batch that is dropped anyway
             self._pipe = None
 
     def _plan(self, epoch: int, batch: int) -> tuple[Plan, dict[int, Image.Image]]:

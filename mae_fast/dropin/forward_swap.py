@@ -1,7 +1,7 @@
-"""Classes of other packages run a forward of ours, in chosen instances or in all, until they are put back.
+"""Swap the forward of other packages' classes for ours, in chosen instances or in all, and swap it back.
 
-The class gets a forward that asks the instance which one to run, and an instance gets no more than a number. So a deep
-copy, a pickle and DataParallel's replicas behave as their original does, which a method bound to an instance would not.
+The class gets a forward that asks the instance which one to run; an instance is marked with a number and nothing else.
+So deep copies, pickles and DataParallel's replicas behave as their original does, as a bound method would not.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from torch import nn
 MARK = "_mae_fast"
 
 
-class Patches:
+class ForwardSwap:
     def __init__(self):
         self._originals: dict[type, Callable] = {}
         self._everywhere = False
-        self._era = 0  # marks of an earlier one no longer count: restore() need not find whom it had marked
+        self._generation = 0  # restore() counts it up, which invalidates all marks at once
 
     def install(self, cls: type, fast: Callable) -> None:
         """Have instances of cls that are turned on run fast(original, self, ...), where original is cls's forward."""
@@ -28,19 +28,19 @@ class Patches:
 
         @wraps(original)
         def forward(self_, *args, **kwargs):
-            if self._everywhere or getattr(self_, MARK, None) == self._era:
+            if self._everywhere or getattr(self_, MARK, None) == self._generation:
                 return fast(original, self_, *args, **kwargs)
             return original(self_, *args, **kwargs)
 
-        # By way of a subclass, for what a package does to the forward of each: transformers adds checkpointing to it.
+        # Made in a subclass, since packages wrap the forward of each: transformers adds checkpointing to it.
         owner.forward = vars(type(owner.__name__, (owner,), {"forward": forward}))["forward"]
 
     def turn_on(self, module: nn.Module) -> None:
-        """This instance alone, not what is inside."""
+        """Swap the forward of this instance alone, not of the modules inside it."""
         own = vars(module).get("forward")
         if isinstance(own, MethodType) and own.__func__ in self._originals.values():
             del module.forward  # transformers 4 leaves the class's forward bound to an instance it has recorded
-        setattr(module, MARK, self._era)
+        setattr(module, MARK, self._generation)
 
     def turn_on_everywhere(self) -> None:
         self._everywhere = True
@@ -50,4 +50,4 @@ class Patches:
         for cls, original in self._originals.items():
             cls.forward = original
         self._originals.clear()
-        self._everywhere, self._era = False, self._era + 1
+        self._everywhere, self._generation = False, self._generation + 1

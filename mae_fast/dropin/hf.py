@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mae_fast import ops
-from mae_fast.dropin.forward_swap import Patches
+from mae_fast.dropin.forward_swap import ForwardSwap
 from mae_fast.model import masking
 from mae_fast.model.attention import ATTENTION
 from mae_fast.model.blocks import add_norm, compute_dtype, is_plain
 
-_patches = Patches()
+_swap = ForwardSwap()
 KEEPS_WEIGHTS = "_mae_fast_keeps_weights"
 
 
@@ -43,19 +43,19 @@ def accelerate(model: nn.Module | None = None) -> nn.Module | None:
         names = " or ".join(cls.__name__ for cls in whole)
         raise ValueError(f"model: expected one built around a {names}, found none in {type(model).__name__}")
     for cls, fast in forwards.items():
-        _patches.install(cls, fast)
+        _swap.install(cls, fast)
     if model is None:
-        _patches.turn_on_everywhere()
+        _swap.turn_on_everywhere()
         return None
     for module in model.modules():
         if isinstance(module, tuple(forwards)):
-            _patches.turn_on(module)
+            _swap.turn_on(module)
     return model
 
 
 def restore() -> None:
     """Undo every `accelerate`: classes and models run Hugging Face's own code again."""
-    _patches.restore()
+    _swap.restore()
 
 
 def _forwards() -> dict[type, Callable]:
@@ -81,9 +81,6 @@ def _transformers() -> dict[str, ModuleType]:
     return {"ViTMAE": modeling_vit_mae, "ViT": modeling_vit}
 
 
-# ---- attention ----
-
-
 def _attention(original, self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs):
     parts = self.q_proj, self.k_proj, self.v_proj
     if attention_mask is not None or not _fusable(self, parts, self.attention_dropout):
@@ -105,18 +102,18 @@ def _fusable(attention: nn.Module, parts: tuple[nn.Module, ...], dropout: float)
 
 
 def _model(original, self, *args, **kwargs):
-    """Tell the layers whether attention weights are wanted: not every version does, and a recomputation must agree."""
+    """Mark the layers whether to return attention weights: not every version does, and a recomputation must agree."""
     wanted = bool(kwargs.get("output_attentions", getattr(self.config, "output_attentions", False)))
     if wanted != getattr(self, KEEPS_WEIGHTS, False):
         for module in self.modules():
             setattr(module, KEEPS_WEIGHTS, wanted)
     if wanted:
-        _say_once("output_attentions: mae_fast keeps no attention weights; Hugging Face's own attention computes them")
+        _warn_once("output_attentions: mae_fast keeps no attention weights; Hugging Face's own attention computes them")
     return original(self, *args, **kwargs)
 
 
 @cache
-def _say_once(text: str) -> None:
+def _warn_once(text: str) -> None:
     warnings.warn(text, stacklevel=2)
 
 
@@ -126,9 +123,6 @@ def _attend(x_BND: Tensor, parts: tuple[nn.Linear, ...], num_heads: int) -> Tens
     weight = torch.cat([part.weight.to(dtype) for part in parts])
     bias = None if parts[0].bias is None else torch.cat([part.bias.to(dtype) for part in parts])
     return ATTENTION["auto"](F.linear(x_BND, weight, bias).unflatten(-1, (3, num_heads, -1)))
-
-
-# ---- the rest of a layer ----
 
 
 def _mlp(original, self, hidden_states: Tensor) -> Tensor:
@@ -156,9 +150,6 @@ def _layer(original, self, hidden_states: Tensor, *args, **kwargs) -> Tensor:
         return self.output(self.intermediate(normed), x)
     x, normed = add_norm(x, self.dropout(self.attention(normed, *args, **kwargs)[0]), self.layernorm_after)
     return self.dropout(self.mlp(normed)) + x
-
-
-# ---- both ends of the model ----
 
 
 def _embeddings(original, self, pixel_values: Tensor, noise: Tensor | None = None, interpolate_pos_encoding=False):

@@ -1,4 +1,4 @@
-"""Our attention in other people's Vision Transformers: timm's blocks, DINO's, or any with query, key and value packed.
+"""The fused attention in other packages' Vision Transformers: timm's, DINO's, any with query, key and value packed.
 
 No class is known by name. A module is fused if it has `qkv`, `proj` and `num_heads`, no parameters but those of the two
 linear layers, and gives what we give on random tokens.
@@ -9,11 +9,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from mae_fast.dropin.forward_swap import Patches
+from mae_fast.dropin.forward_swap import ForwardSwap
 from mae_fast.model.attention import ATTENTION
 
 TOLERANCE = 1e-6  # of the largest number, in float64
-_patches = Patches()
+_swap = ForwardSwap()
 
 
 def fuse_attention(module: nn.Module) -> dict[str, str]:
@@ -31,14 +31,14 @@ def fuse_attention(module: nn.Module) -> dict[str, str]:
         reason = _why_not(attention)
         result[name] = reason or "fused"
         if reason is None:
-            _patches.install(type(attention), _forward)
-            _patches.turn_on(attention)
+            _swap.install(type(attention), _forward)
+            _swap.turn_on(attention)
     return result
 
 
 def unfuse_attention() -> None:
     """Undo every `fuse_attention`."""
-    _patches.restore()
+    _swap.restore()
 
 
 def _forward(original, self, x: Tensor, *args, **kwargs):
@@ -55,7 +55,7 @@ def _fused(self, x: Tensor) -> Tensor:
 
 
 def _dropouts(attention: nn.Module) -> list[nn.Dropout]:
-    """Those inside of what is fused."""
+    """The dropouts that a fused attention would skip."""
     return [m for name, m in attention.named_children() if isinstance(m, nn.Dropout) and name != "proj_drop"]
 
 
@@ -73,7 +73,7 @@ def _why_not(attention: nn.Module) -> str | None:
 
 @torch.no_grad()
 def _check(attention: nn.Module) -> str | None:
-    """Compare on a copy: in float64, with weights large enough for the scores to tell, with no dropout known to us."""
+    """Compare on a copy, in float64, dropout off, with weights so large that scores differ and a wrong scale shows."""
     generator = torch.Generator().manual_seed(0)
     try:
         probe = copy.deepcopy(attention).double().train()

@@ -46,7 +46,7 @@ def load_file(path: str | Path) -> dict:
 def load_pretrained(path: str | Path, **overrides) -> MaskedAutoencoderViT:
     """A model from a checkpoint of any origin (`read_checkpoint`); exact, on the CPU.
 
-    overrides: arguments of `MaskedAutoencoderViT` that the file does not tell or tells wrongly, such as
+    overrides: arguments of `MaskedAutoencoderViT` that the file lacks or holds wrongly, such as
     num_heads of an unusual width or norm_pix_loss.
 
     An encoder-only checkpoint gives a model that encodes; what its decoder lacks is warned about, listed in
@@ -60,7 +60,7 @@ def load_pretrained(path: str | Path, **overrides) -> MaskedAutoencoderViT:
 
 
 def build(config: dict, path: str | Path) -> MaskedAutoencoderViT:
-    """A model of the configuration that the checkpoint at path tells; CheckpointError names what it does not tell."""
+    """A model of the configuration read from the checkpoint at path; CheckpointError names what the file lacks."""
     for name, value in config.items():
         if value is None:
             raise CheckpointError(
@@ -73,7 +73,7 @@ def build(config: dict, path: str | Path) -> MaskedAutoencoderViT:
 
 
 def read_state(path: str | Path) -> tuple[dict, dict]:
-    """The weights of a checkpoint under their official names, and what it tells of the model's configuration.
+    """The weights of a checkpoint under their official names, and what it holds of the model's configuration.
 
     The head of a classifier is left out, with a warning.
     """
@@ -87,7 +87,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict, dict, dict]:
     """-> weights under their official names, configuration, and what else the file holds (optimizer, epoch, args, ...).
 
     path: a file of torch.save or safetensors with official, timm or Hugging Face names; a Hugging Face directory; the
-    name of one on the Hugging Face hub, which is downloaded. The configuration is what the file tells: its own record
+    name of one on the Hugging Face hub, which is downloaded. The configuration is what the file holds: its own record
     where we wrote it, config.json, or the shapes and the arguments saved with them. Prefixes of wrappers (module.,
     _orig_mod., model., backbone.) are stripped.
 

@@ -24,7 +24,7 @@ def _fake(qkv):
 
 
 def _backward(grad, qkv, out, lse):
-    """Of neither out nor lse, which were rounded along the way: the probabilities are formed again."""
+    """Recomputes the probabilities, since saved out and lse are rounded."""
     q, k, v = qkv.float().permute(2, 0, 3, 1, 4)
     grad = grad.float().unflatten(2, (-1, q.shape[-1])).transpose(1, 2)
     scale = q.shape[-1] ** -0.5

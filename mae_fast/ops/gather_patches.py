@@ -1,4 +1,4 @@
-"""The wanted patches of images, normalised: what the encoder embeds, and only that."""
+"""The visible patches of images, normalised: what the encoder embeds, and only that."""
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ register("gather_patches_backward", _backward, triton="gather_patches")
 def gather_patches(
     imgs: Tensor, ids: Tensor, patch_size: int, mean: list[float], std: list[float], dtype: torch.dtype
 ) -> Tensor:
-    """The wanted patches, normalised and cast to dtype, pixels in the order (row, column, channel): (B, K, P).
+    """Patches `ids` of each image, normalised and cast to dtype, pixels in the order (row, column, channel): (B, K, P).
 
     imgs: float (B, C, H, W), already normalised, or uint8 (B, H, W, C), normalised here with mean and std (per channel,
     of 1); any strides. ids: int64 (B, K), the patches of each image, distinct; K may be 0. dtype: what the product that

@@ -8,7 +8,7 @@ from mae_fast import reference
 from mae_fast.ops.checks import check_device, check_patches, describe
 from mae_fast.ops.library import register
 
-# The residual, not the gradient, goes to the backward: 1 / (B*K*P) times a loss scale of 1 is nothing in float16.
+# 1 / (B*K*P) underflows in float16, so the backward gets the residual and not the gradient.
 define(
     "mae_fast::masked_mse",
     "(Tensor pred, Tensor imgs, Tensor ids, SymInt patch_size, float[] mean, float[] std, bool norm_pix,"
@@ -75,9 +75,11 @@ def masked_mse(
     L, P = check_patches(imgs, ids, patch_size, mean, std)
     B, K = ids.shape
     if B == 0:
-        raise ValueError(f"imgs: expected at least one image, a mean over none is no number; got {describe(imgs)}")
+        raise ValueError(f"imgs: expected at least one image, the mean over none is undefined; got {describe(imgs)}")
     if K == 0:
-        raise ValueError(f"ids: expected at least one masked patch, a mean over none is no number; got {describe(ids)}")
+        raise ValueError(
+            f"ids: expected at least one masked patch, the mean over none is undefined; got {describe(ids)}"
+        )
     if (
         not pred.is_floating_point()
         or pred.dim() != 3
@@ -87,7 +89,7 @@ def masked_mse(
     ):
         raise ValueError(f"pred: expected float ({B}, {K} or {L}, {P}); got {describe(pred)}")
     if norm_pix and P == 1:
-        raise ValueError(f"norm_pix: the variance of a patch of one number is none; imgs {describe(imgs)}")
+        raise ValueError(f"norm_pix: a patch of one number has no variance; imgs {describe(imgs)}")
     check_device("pred", pred, imgs, "imgs")
     if imgs.requires_grad:
         return reference.masked_mse(pred, imgs, ids, patch_size, mean, std, norm_pix)

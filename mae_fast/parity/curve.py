@@ -136,7 +136,7 @@ def _photographs(folder: str, batch: int, img_size: int, device: str) -> Iterato
 
 
 def _smooth(batch: int, img_size: int, device: str) -> Iterator[Tensor]:
-    """Pictures in which a patch tells of its neighbours, so that there is something to learn."""
+    """Images in which neighbouring patches are alike, so that there is something to learn."""
     while True:
         coarse = torch.randn(batch, 3, 6, 6, device=device)
         yield torch.nn.functional.interpolate(coarse, (img_size, img_size), mode="bicubic")

@@ -140,7 +140,7 @@ def initialised(recipe: Pretrain, model: MaskedAutoencoderViT | None) -> MaskedA
 def available_device(name: str) -> str:
     """The device of that name. Plain "cuda", the official default, is the CPU where there is no GPU, with a warning.
 
-    ValueError for one that is asked for by its number and is not there, and for what is no device.
+    ValueError for a numbered device that is not there, and for a name that is no device's.
     """
     try:
         device = torch.device(name)

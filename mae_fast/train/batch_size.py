@@ -1,4 +1,4 @@
-"""The largest batch that fits: `--batch_size auto`."""
+"""The largest batch that fits in memory, for batch_size auto."""
 
 import os
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def available_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if not Path("/proc/meminfo").is_file():
-        raise ValueError("batch_size auto: on a CPU it needs Linux, which tells how much memory is free; give a number")
+        raise ValueError("batch_size: auto needs Linux on a CPU, to know how much memory is free; give a number")
     fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     free = next(int(size) * 1024 for name, size, *_ in fields if name == "MemAvailable:")
     limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))  # of a container
@@ -55,7 +55,7 @@ def choose_batch_size(
     batch = min(distributed.gather(batch))
     if batch < 1:
         raise ValueError(
-            f"batch_size auto: not even one image fits: {need.fixed / 2**30:.2f} GiB of weights, gradients and moments "
+            f"batch_size: not even one image fits: {need.fixed / 2**30:.2f} GiB of weights, gradients and moments "
             f"and {need.per_image / 2**20:.1f} MiB an image, {free / 2**30:.2f} GiB free on {device}"
         )
     if batch >= 16:

@@ -1,4 +1,4 @@
-"""The C library's heap, told to keep what a training step will ask for again."""
+"""Makes the C library's heap keep the memory that a training step frees and allocates again."""
 
 import ctypes
 import sys

@@ -1,4 +1,4 @@
-"""What a run tells: its progress, log.txt, TensorBoard, loss.png. Rank 0 alone calls this."""
+"""Reports of a run: progress, log.txt, TensorBoard, loss.png. Rank 0 alone calls this."""
 
 import json
 import math

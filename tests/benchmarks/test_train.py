@@ -9,50 +9,19 @@ import torch
 from benchmarks.__main__ import main
 from benchmarks.harness import options, record, table
 from benchmarks.parts import train
+from benchmarks.parts.train import admit
 from benchmarks.peers import builders as peers
 from benchmarks.peers import official_shim
+from benchmarks.peers.sides import OURS, Spec, specs
 from mae_fast import config
+from mae_fast.parity.model import Errors
 
 TINY = config.Preset(
     patch_size=8, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2
 )
+
+
 KWARGS = TINY.kwargs() | {"img_size": 32}
-
-# Stands in for facebookresearch/mae: wants the same two classes of timm and the alias that NumPy dropped.
-CLONE = {
-    "util/pos_embed.py": """
-import numpy as np
-
-def zeros(n):
-    return np.zeros(n, dtype=np.float)
-""",
-    "models_mae.py": """
-import torch
-from timm.models.vision_transformer import Block, PatchEmbed
-from torch import nn
-from util.pos_embed import zeros
-
-from mae_fast.reference import MaskedAutoencoderViT as Naive
-
-class MaskedAutoencoderViT(Naive):
-    def __init__(self, img_size, patch_size, embed_dim, depth, num_heads, mlp_ratio, norm_layer, **rest):
-        super().__init__(img_size, patch_size, 3, embed_dim, depth, num_heads, norm_layer=norm_layer, **rest)
-        self.patch_embed = PatchEmbed(img_size, patch_size, 3, embed_dim)
-        self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias=True, qk_scale=None, norm_layer=norm_layer)
-            for _ in range(depth)
-        )
-        self.cls_token.data += torch.from_numpy(zeros(embed_dim)).float()
-""",
-}
-
-
-@pytest.fixture
-def clone(tmp_path):
-    for name, text in CLONE.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path
 
 
 def measured(*flags):
@@ -67,7 +36,7 @@ def test_every_side_is_timed(monkeypatch, clone):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # Inductor takes a minute
     rows, table = measured("--official", str(clone))
     sides = [name for name in rows if "alone" not in name]
-    assert sides == [str(spec) for spec in train.specs(["bf16"], "cpu")]
+    assert sides == [str(spec) for spec in specs(["bf16"], "cpu")]
     for name, row in rows.items():
         assert not row["note"] and len(row["seconds"]) == 2 and row["side"] in table, name
         assert 0 < row["q1_s"] <= row["median_s"] <= row["q3_s"]
@@ -84,7 +53,7 @@ def test_every_side_is_timed(monkeypatch, clone):
 
 
 def test_on_a_gpu_the_official_script_runs_float16():
-    assert str(next(train.specs(["bf16"], "cuda"))) == "official as shipped fp16"
+    assert str(next(specs(["bf16"], "cuda"))) == "official as shipped fp16"
 
 
 def test_absent_peers_are_listed_with_the_reason(monkeypatch, tmp_path):
@@ -175,11 +144,11 @@ def test_nothing_is_begun_that_takes_longer_than_is_left(monkeypatch):
         imgs = errors = rows = staticmethod(lambda *_: [])
 
     sides = {
-        train.Spec(name, "", "fp32", compiled=compiled): Slow(name, 40 if compiled else 2)
-        for name, compiled in ((train.OURS, True), ("one", True), ("two", True), ("plain", False))
+        Spec(name, "", "fp32", compiled=compiled): Slow(name, 40 if compiled else 2)
+        for name, compiled in ((OURS, True), ("one", True), ("two", True), ("plain", False))
     }
-    _, refused = train.admit(sides, Gate, seed=1, until=100.0)
-    assert ran == [train.OURS, "one", "plain"] and [spec.name for spec in refused] == ["two"]
+    _, refused = admit(sides, Gate, until=100.0)
+    assert ran == [OURS, "one", "plain"] and [spec.name for spec in refused] == ["two"]
 
 
 @pytest.mark.parametrize("before", [0, 2])
@@ -202,10 +171,10 @@ def test_of_a_cuda_graph_the_replay_is_checked(before):
 
     class Gate:
         imgs, rows = None, staticmethod(lambda *_: [])
-        errors = staticmethod(lambda loss, _: train.Errors(loss, 0.0, {}))
+        errors = staticmethod(lambda loss, _: Errors(loss, 0.0, {}))
 
-    spec = train.Spec("graph", "", "fp32")
-    errors, _ = train.admit({spec: Graph()}, Gate, seed=1, until=float("inf"))
+    spec = Spec("graph", "", "fp32")
+    errors, _ = admit({spec: Graph()}, Gate, until=float("inf"))
     torch.manual_seed(1)
     assert errors[spec].loss == before + 1 and calls[-1] == torch.rand(())
 

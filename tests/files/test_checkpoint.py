@@ -1,17 +1,8 @@
 """Checkpoints of every origin load exactly, hostile and broken ones are refused by name, saving is atomic."""
 
 import argparse
-import json
-import os
-import pickle
-import random
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections import OrderedDict
-from contextlib import suppress
 
 import pytest
 import torch
@@ -19,8 +10,7 @@ import torch
 import mae_fast
 from mae_fast.dropin import models_vit
 from mae_fast.files import layouts
-from mae_fast.files.atomic import save_atomic
-from mae_fast.files.checkpoint import CheckpointError, load_file, load_pretrained, read_state
+from mae_fast.files.checkpoint import CheckpointError, load_pretrained, read_state
 from mae_fast.train.optim import make_optimizer
 from mae_fast.train.run_state import load_run
 
@@ -37,9 +27,6 @@ def model():
 def same_weights(a, b):
     assert a.state_dict().keys() == b.state_dict().keys()
     return all(torch.equal(a.state_dict()[k], b.state_dict()[k]) for k in a.state_dict())
-
-
-# ---- official ----
 
 
 def test_official_full(tmp_path, model):
@@ -136,9 +123,6 @@ def test_a_wrapped_run_is_resumed(tmp_path, model):
     assert torch.equal(optimizer.state_dict()["state"][0]["exp_avg"], moments[0]["exp_avg"])
 
 
-# ---- classifiers: main_finetune.py, main_linprobe.py ----
-
-
 @pytest.fixture(params=["avg", "token", "probe", "module.avg"])
 def classifier(request, tmp_path):
     """A file of a finetuned or probed classifier. -> its path, its encoder's state with the official names."""
@@ -186,196 +170,3 @@ def test_a_head_that_is_not_whole_is_unexpected(tmp_path):
         torch.save({"model": vit.state_dict() | change}, tmp_path / "c.pth")
         with pytest.raises(CheckpointError, match=r"unexpected: head\.weight, head\.bias"):
             load_pretrained(tmp_path / "c.pth")
-
-
-# ---- Hugging Face ----
-
-
-def as_first_spelling(key):
-    """decoder.decoder_encoder.layer.N -> decoder.decoder_layers.N, what Hugging Face 4 wrote."""
-    return key.replace("decoder.decoder_encoder.layer.", "decoder.decoder_layers.")
-
-
-@pytest.fixture(scope="module")
-def huggingface():
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.ViTMAEConfig(
-        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192, image_size=32, patch_size=8,
-        decoder_hidden_size=32, decoder_num_hidden_layers=2, decoder_num_attention_heads=4,
-        decoder_intermediate_size=64, layer_norm_eps=1e-3, norm_pix_loss=True,
-    )  # fmt: skip
-    model = transformers.ViTMAEForPreTraining(config).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    return model
-
-
-@pytest.mark.parametrize("spelling", ["saved", "first", "in memory"])
-@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_huggingface_directory(tmp_path, huggingface, spelling, file):
-    from safetensors.torch import load_file as load_safetensors
-    from safetensors.torch import save_file
-
-    huggingface.save_pretrained(tmp_path)
-    state = load_safetensors(tmp_path / "model.safetensors")
-    if spelling == "first":
-        state = {as_first_spelling(key): value for key, value in state.items()}
-    elif spelling == "in memory":
-        state = huggingface.state_dict()
-    (tmp_path / "model.safetensors").unlink()
-    (save_file if file.endswith("safetensors") else torch.save)(state, tmp_path / file)
-
-    ours = load_pretrained(tmp_path)
-    assert ours.norm.eps == 1e-3 and ours.norm_pix_loss
-    imgs, noise = torch.randn(3, 3, 32, 32), torch.rand(3, 16)
-    theirs = huggingface(imgs, noise=noise)
-    loss, pred, mask = ours(imgs, 0.75, noise)
-    assert torch.allclose(loss, theirs.loss, rtol=1e-5)
-    assert torch.allclose(pred, theirs.logits, rtol=0, atol=1e-5 * theirs.logits.abs().max().item())
-    assert torch.equal(mask, theirs.mask)
-
-
-def test_huggingface_gradients_and_training_curve(tmp_path, huggingface):
-    huggingface.save_pretrained(tmp_path)
-    ours = load_pretrained(tmp_path)
-    theirs = type(huggingface).from_pretrained(tmp_path)
-    optimizers = [torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-3) for m in (ours, theirs)]
-    torch.manual_seed(0)
-    for step in range(40):
-        imgs, noise = torch.randn(4, 3, 32, 32), torch.rand(4, 16)
-        a, b = ours.training_loss(imgs, 0.75, noise), theirs(imgs, noise=noise).loss
-        assert a.item() == pytest.approx(b.item(), rel=1e-3), step
-        a.backward()
-        b.backward()
-        if step == 0:
-            grads = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
-            qkv = layouts.from_huggingface(grads)["blocks.0.attn.qkv.weight"]
-            assert torch.allclose(ours.blocks[0].attn.qkv.weight.grad, qkv, atol=1e-5 * qkv.abs().max())
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-
-
-def test_huggingface_keys_behind_a_wrapper(tmp_path, huggingface):
-    from safetensors.torch import load_file as load_safetensors
-
-    huggingface.save_pretrained(tmp_path)
-    plain, state = load_pretrained(tmp_path), load_safetensors(tmp_path / "model.safetensors")
-    torch.save({f"_orig_mod.{key}": value for key, value in state.items()}, tmp_path / "pytorch_model.bin")
-    (tmp_path / "model.safetensors").unlink()
-    assert same_weights(load_pretrained(tmp_path), plain)
-
-
-def test_huggingface_encoder_only(tmp_path, huggingface):
-    huggingface.vit.save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="encoder only"):
-        ours = load_pretrained(tmp_path)
-    imgs, noise = torch.randn(3, 3, 32, 32), torch.rand(3, 16)
-    theirs = huggingface.vit(imgs, noise=noise).last_hidden_state
-    assert torch.allclose(ours.forward_encoder(imgs, 0.75, noise)[0], theirs, atol=1e-5 * theirs.abs().max().item())
-
-
-def test_huggingface_defaults_when_config_is_silent(tmp_path):
-    assert layouts.huggingface_config({})["norm_eps"] == 1e-12
-    with pytest.raises(ValueError, match="hidden_act='relu'"):
-        layouts.huggingface_config({"hidden_act": "relu"})
-    (tmp_path / "config.json").write_text(json.dumps({}))
-    with pytest.raises(CheckpointError, match=r"expected config\.json and model\.safetensors"):
-        load_pretrained(tmp_path)
-
-
-# ---- safety ----
-
-
-class Evil:
-    def __reduce__(self):
-        return os.system, ("touch /tmp/mae_fast_was_here",)
-
-
-def test_a_pickle_that_runs_code_is_refused_by_name(tmp_path):
-    torch.save({"model": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError, match=r"evil\.pth: refused.*(posix|os)\.system"):
-        load_pretrained(tmp_path / "evil.pth")
-    (tmp_path / "raw.pth").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(CheckpointError, match=r"raw\.pth"):
-        load_file(tmp_path / "raw.pth")
-    assert not os.path.exists("/tmp/mae_fast_was_here")
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 a broken archive"])
-def test_broken_files_are_named(tmp_path, content):
-    (tmp_path / "c.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"c\.pth"):
-        load_pretrained(tmp_path / "c.pth")
-
-
-def test_truncated_and_foreign_files_are_named(tmp_path, model):
-    torch.save({"model": model.state_dict()}, tmp_path / "c.pth")
-    data = (tmp_path / "c.pth").read_bytes()
-    (tmp_path / "cut.pth").write_bytes(data[: len(data) // 2])
-    torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
-    torch.save([1, 2], tmp_path / "list.pth")
-    for name in ("cut", "foreign", "list"):
-        with pytest.raises(CheckpointError, match=rf"{name}\.pth"):
-            load_pretrained(tmp_path / f"{name}.pth")
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        load_pretrained(tmp_path / "nowhere.pth")
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("zipped", [True, False])
-def test_damaged_bytes_are_named_whatever_torch_raises(tmp_path, model, zipped):
-    torch.save({"model": model.state_dict()}, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
-    data, draw = (tmp_path / "c.pth").read_bytes(), random.Random(0)
-    for _ in range(60):
-        damaged = bytearray(data[: draw.choice([len(data), draw.randrange(len(data))])])
-        for _ in range(draw.randrange(30)):
-            damaged[draw.randrange(min(len(damaged), 4000))] = draw.randrange(256)
-        (tmp_path / "bad.pth").write_bytes(damaged)
-        with suppress(CheckpointError):  # or only numbers changed
-            load_file(tmp_path / "bad.pth")
-
-
-def test_settings_that_are_no_dict_are_named(tmp_path):
-    (tmp_path / "config.json").write_text("[]")
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"config\.json: expected a dict"):
-        load_pretrained(tmp_path)
-
-
-def test_keys_that_are_no_text_are_foreign(tmp_path):
-    torch.save({1: torch.zeros(2)}, tmp_path / "c.pth")
-    with pytest.raises(CheckpointError, match=r"c\.pth: not a Masked Autoencoder"):
-        load_pretrained(tmp_path / "c.pth")
-
-
-# ---- saving ----
-
-
-def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
-    save_atomic({"a": 1}, tmp_path / "c.pth")
-    with pytest.raises((AttributeError, pickle.PicklingError)):
-        save_atomic({"a": lambda: 0}, tmp_path / "c.pth")
-    assert load_file(tmp_path / "c.pth") == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
-
-
-def test_kill_during_save_leaves_a_whole_file(tmp_path):
-    code = (
-        "import sys, torch; from mae_fast.atomic import save_atomic\n"
-        "for i in range(10**9):\n"
-        "    save_atomic({'i': i, 'x': torch.full((500_000,), float(i))}, sys.argv[1])\n"
-        "    print(i, flush=True)\n"
-    )
-    path = tmp_path / "c.pth"
-    for attempt in range(6):
-        child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
-        child.stdout.readline()
-        time.sleep(random.uniform(0, 0.05))
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-        content = load_file(path)
-        assert (content["x"] == content["i"]).all(), attempt

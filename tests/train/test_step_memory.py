@@ -93,7 +93,7 @@ def test_on_a_cpu_the_batch_is_what_the_model_allows(monkeypatch):
         patch.setattr(batch_size.distributed, "gather", lambda batch: [batch, 24])
         assert choose_batch_size(model, FP32, 0.75, limit=1000)[0] == 24  # what the other rank can
     monkeypatch.setattr(batch_size, "available_memory", lambda device: need.gradients)
-    with pytest.raises(ValueError, match="batch_size auto: not even one image fits"):
+    with pytest.raises(ValueError, match="batch_size: not even one image fits"):
         choose_batch_size(model, FP32, 0.75, limit=1000)
 
 

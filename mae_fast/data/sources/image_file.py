@@ -135,7 +135,7 @@ def _ends_well(file: BinaryIO, image: Image.Image) -> bool:
             return True
         end, name = PNG_END, "end chunk"
     else:
-        return True  # WebP: its size was right; the others are always decoded by Pillow, which tells
+        return True  # WebP: its size was right; the others are always decoded by Pillow, which raises
     file.seek(pixels_start)
     if end not in file.read():
         raise OSError(f"truncated: no {name}")

@@ -143,7 +143,7 @@ def to_huggingface_config(config: dict, encoder_only: bool, theirs: dict) -> dic
 
 
 def to_huggingface_preprocessor(config: dict) -> dict:
-    """What `describe` gave -> preprocessor_config.json, which tells image size and pixel statistics."""
+    """What `describe` gave -> preprocessor_config.json, which holds image size and pixel statistics."""
     height, width = config["img_size"]
     return {
         "image_processor_type": "ViTImageProcessor",

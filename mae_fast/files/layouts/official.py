@@ -1,4 +1,4 @@
-"""The official names, and the configuration of a model: told by itself, or read off a state."""
+"""The official names; the configuration of a model, from the model or from a state dict."""
 
 import math
 import re

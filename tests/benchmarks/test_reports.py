@@ -1,0 +1,96 @@
+"""What is made of the results: the report of a GPU, tables and pictures; and the command."""
+
+import sys
+import time
+
+import pytest
+
+from benchmarks.harness import options, record
+from benchmarks.reports import gpu_report, plots, readme
+from mae_fast.cli import bench as command
+from mae_fast.cli import main as mae_fast_main
+from tests.benchmarks.small import QUICK, bench, result
+
+
+def test_a_report_survives_its_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_report, "LAUNCH", [sys.executable, "-c"])
+    grandchild = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
+    todo = [
+        gpu_report.Step("good", 1, ["print('well')"], paced=False),
+        gpu_report.Step("bad", 1, ["raise SystemExit('broken')"], paced=False),
+        gpu_report.Step("endless", 0.2, [grandchild], paced=False),
+        gpu_report.Step("last", 1, ["print('still here')"], paced=False),
+    ]
+    began = time.monotonic()
+    rows = gpu_report.run_steps(todo, 15, record.Record(tmp_path / "report.json", {}))
+    assert time.monotonic() - began < 50  # the endless one and its child would take 60
+    good, bad, endless, last = (row["outcome"] for row in rows)
+    assert good == last == "done" and bad == "exit code 1: broken" and endless.startswith("stopped after")
+    assert record.read(tmp_path / "report.json")["rows"] == rows
+    assert (tmp_path / "last.log").read_text() == "still here\n"
+    (row,) = gpu_report.run_steps(todo[:1], 0.5, record.Record(tmp_path / "late.json", {}))
+    assert row["outcome"] == "not begun: no time left"
+
+
+def test_every_step_of_a_report_is_a_command_that_parses(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(gpu_report, "_run", lambda step, limit, out: asked.append((step, limit)) or "done")
+    assert bench("gpu-report", *QUICK, "--minutes", "9", "--out", str(tmp_path)) == 0
+    names = [step.name for step, _ in asked]
+    assert {"parity", "train tiny", "ops tiny", "attention", "memory tiny", "data"} < set(names)
+    assert all(0 < limit <= 9 * 60 for _, limit in asked)
+    for step, _ in asked:
+        if step.paced:
+            options.of([*step.command[1:], "--seconds", "1"])
+    names = [step.name for step in gpu_report.steps("cuda", False, None, tmp_path)]
+    assert {"train small", "train base", "train large"} < set(names)
+
+
+def test_readme_is_in_step_with_its_results():
+    text = readme.README.read_text()
+    assert readme.fill(text) == text, "run `mae-fast bench readme`"
+
+
+def test_readme_table(tmp_path, monkeypatch):
+    rows = [
+        {"part": "train", "preset": "base", "batch": 4, "dtype": "bf16", "side": "ours compiled", "limit_s": 0.5,
+         "images_per_s": 5.25, "seconds": [1.0]},
+        {"part": "train", "preset": "base", "batch": 4, "dtype": "bf16", "side": "official", "note": "not run: why"},
+    ]  # fmt: skip
+    facts = dict(cpu="C", torch="2", threads=2, commit="0123456789", clean=False, date="2026-01-02 03:04 +0000")
+    record.Record(tmp_path / "train_base.json", facts | {"instruction sets": ["avx2"]}).add(rows)
+    monkeypatch.setattr(record, "RESULTS", tmp_path.parent)
+    text = readme.fill(f"a\n<!-- bench:train {tmp_path.name} -->\nold\n<!-- /bench -->\nb")
+    assert "| **mae_fast, bf16, torch.compile** | **5.2** |" in text and "alone, bf16 | 8.0 |" in text
+    assert "commit 0123456 and changes" in text and "old" not in text and "official" not in text
+    assert readme.fill(text) == text
+    with pytest.raises(ValueError, match="no <!-- bench:train"):
+        readme.fill("nothing")
+    with pytest.raises(ValueError, match=r"nowhere: no train_\*.json"):
+        readme.fill("<!-- bench:train nowhere -->\n\n<!-- /bench -->")
+
+
+def test_the_same_results_give_the_same_picture(tmp_path):
+    committed = next(record.RESULTS.glob("cpu-*/train_*.json"))
+    (tmp_path / committed.name).write_text(committed.read_text())
+    (file,) = plots.draw_all(tmp_path)
+    first = file.read_text()
+    assert file.name == "throughput.svg" and "official as shipped" in first
+    plots.draw_all(tmp_path)
+    assert file.read_text() == first
+    assert bench("plots", str(tmp_path / "empty")) == 1
+
+
+def test_without_a_clone_a_sentence(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    assert mae_fast_main(["bench", "ops"]) == 1
+    assert "clone the repository" in capsys.readouterr().err
+
+
+def test_the_command_runs_the_benchmarks_in_a_process_from_any_folder(monkeypatch, tmp_path, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    file = result(tmp_path / "a.json", side=[1.0])
+    assert mae_fast_main(["bench", "compare", file, file]) == 0
+    assert mae_fast_main(["bench", "compare", file, "/no.json"]) == 1
+    assert "/no.json" in capfd.readouterr().err
