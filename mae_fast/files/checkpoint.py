@@ -146,7 +146,7 @@ def check_fit(model: MaskedAutoencoderViT, state: dict, path: str | Path) -> tup
     if any(problems.values()):
         text = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
         if any(problem.startswith("pos_embed ") for problem in reshaped):
-            text += ". Another image size? mae-fast convert --img_size interpolates the positions"
+            text += ". Another image size? mae_fast.convert.convert(..., img_size=...) interpolates the positions"
         raise CheckpointError(f"{path}: does not fit this model, nothing was loaded. {text}")
     return tuple(missing)
 

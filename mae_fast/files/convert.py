@@ -28,7 +28,7 @@ def convert(
 ) -> list[str]:
     """Write the checkpoint source (anything `read_checkpoint` takes) to out; -> what is lost on the way, a line each.
 
-    to: official or mae_fast, one file, in which --resume finds the optimizer and all else that the source has of a run;
+    to: official or mae_fast, one file, in which resume finds the optimizer and all else that the source has of a run;
     timm, one file, an encoder for vit_*_patch*_224 with num_classes=0 and global_pool=pool, or with its head where the
     source is a classifier of that pool; hf, a folder for from_pretrained. Files are safetensors if named so, else
     torch.save's; for hf, out may also name the weights' file in the folder, model.safetensors (the default) or
@@ -83,7 +83,7 @@ def convert(
         files = {out: {"model": named, **run, "mae_fast": record}}
     there = [str(path) for path in files if path.exists()]
     if there and not force:
-        raise ValueError(f"out: {', '.join(there)} exists already; --force writes over it")
+        raise ValueError(f"out: {', '.join(there)} exists already; force writes over it")
     for path, content in files.items():
         _save(content, path, {} if to == "hf" else {"mae_fast": json.dumps({"config": config})})
     return notes
@@ -96,7 +96,7 @@ def _no_place_for_head(head: dict[str, Tensor], head_pool: str, to: str, pool: s
     if to == "timm" and "head.weight" not in head:
         return "timm's is one Linear, and this one has a BatchNorm before it"
     if to == "timm" and head_pool != pool:
-        return f"it is of global_pool={head_pool}; keep it with --pool {head_pool}"
+        return f"it is of global_pool={head_pool}; keep it with pool={head_pool}"
     return ""
 
 

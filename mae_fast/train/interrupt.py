@@ -10,7 +10,7 @@ class Interrupted(Exception):
     def __init__(self, signum: int, checkpoint: Path | None, is_main: bool = True):
         self.checkpoint, self.is_main, self.exit_code = checkpoint, is_main, 128 + signum
         self.reason = f"stopped by {signal.Signals(signum).name}"
-        go_on = f"To go on: --resume {checkpoint}" if checkpoint else "Nothing was saved: output_dir is empty."
+        go_on = f"To go on: resume={checkpoint}" if checkpoint else "Nothing was saved: output_dir is empty."
         super().__init__(f"{self.reason}. {go_on}")
 
 

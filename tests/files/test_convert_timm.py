@@ -100,7 +100,7 @@ def test_a_classifier_keeps_its_head_where_the_layout_has_one(tmp_path, pool, ot
     classifier_file(tmp_path / "probe.pth", pool, probe=True)
     left_out = "the head (head.weight, head.bias) is left out: "
     for source, options, wanted in (
-        ("c.pth", {"to": "timm", "pool": other}, f"{left_out}it is of global_pool={pool}; keep it with --pool {pool}"),
+        ("c.pth", {"to": "timm", "pool": other}, f"{left_out}it is of global_pool={pool}; keep it with pool={pool}"),
         ("c.pth", {"to": "hf"}, f"{left_out}Hugging Face's ViTMAE has none"),
         ("probe.pth", {"to": "timm", "pool": pool}, "timm's is one Linear, and this one has a BatchNorm before it"),
     ):

@@ -36,7 +36,7 @@ def test_interrupted_and_resumed_is_the_same_run(photos, tmp_path, monkeypatch, 
     out = tmp_path / "cut"
     with monkeypatch.context() as patch:
         on_update(patch, signal_after)
-        with pytest.raises(Interrupted, match=r"--resume .*checkpoint-interrupted\.pth") as stop:
+        with pytest.raises(Interrupted, match=r"resume=.*checkpoint-interrupted\.pth") as stop:
             pretrain(parse(flags(photos, out, *more)))
         assert stop.value.exit_code == 128 + signal.SIGTERM
     torch.manual_seed(999)
