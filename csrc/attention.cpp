@@ -13,8 +13,8 @@
 // rowsum(P o dP) are vectors along a row. The latter equals rowsum(dO o O), but P and dP are in cache and O is not.
 
 #include "heads.h"
+#include "softmax.h"
 
-#include <ATen/Context.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -22,8 +22,6 @@
 #include <torch/library.h>
 
 #include <cmath>
-#include <exception>
-#include <limits>
 
 namespace mae_fast {
 namespace {
@@ -31,7 +29,6 @@ namespace {
 using at::BFloat16;
 
 constexpr int64_t kQueries = 64;  // queries a block: scores and their gradient, N x 64 floats each, stay in cache
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct Shape {
   int64_t B, N, H, D;
@@ -53,54 +50,6 @@ struct Head {
     o = out + b * s.N * ld_o + h * s.D;
   }
 };
-
-// 20 ulp of float32, as in PyTorch's own softmax.
-Float exponential(Float x) { return x.exp_u20(); }
-
-// probs = exp(scale (scores - maximum)), zero beyond n -> scale * maximum and the sum of probs
-template <typename T>
-std::pair<float, float> softmax_row(float* scores, int64_t n, int64_t width, float scale, T* probs) {
-  std::fill(scores + n, scores + width, -kInfinity);
-  Float maximum(-kInfinity), sum(0);
-  const auto larger = [](Float x, Float y) { return at::vec::clamp_min(x, y); };  // maximum() also looks for NaN
-  for (int64_t j = 0; j < width; j += Float::size()) maximum = larger(maximum, Float::loadu(scores + j));
-  const float top = scale * at::vec::vec_reduce_all<float>(larger, maximum);
-  for (int64_t j = 0; j < width; j += Float::size()) {
-    const Float p = exponential(at::vec::fmsub(Float::loadu(scores + j), Float(scale), Float(top)));
-    sum = sum + p;
-    store(p, probs + j);
-  }
-  return {top, at::vec::vec_reduce_all<float>([](Float x, Float y) { return x + y; }, sum)};
-}
-
-// Keys along the rows, queries of a block along the columns: p = exp(scale s - lse), ds = p (dp - delta), with delta
-// the column sums of p dp. p is divided by its own sum, for lse was rounded. s is overwritten.
-template <typename T>
-void softmax_backward(float* s, const float* dp, const float* lse, int64_t keys, int64_t width, float scale, T* p_out,
-                      T* ds_out) {
-  for (int64_t i = 0; i < width; i += Float::size()) {
-    const Float lse_i = Float::loadu(lse + i);
-    Float sum(0), delta(0);
-    for (int64_t begin = 0; begin < keys; begin += kTerms) {
-      Float part_sum(0), part_delta(0);
-      for (int64_t j = begin * width + i; j < std::min(begin + kTerms, keys) * width; j += width) {
-        const Float p = exponential(at::vec::fmsub(Float::loadu(s + j), Float(scale), lse_i));
-        part_sum = part_sum + p;
-        part_delta = at::vec::fmadd(p, Float::loadu(dp + j), part_delta);
-        p.store(s + j);
-      }
-      sum = sum + part_sum;
-      delta = delta + part_delta;
-    }
-    const Float one_by_sum = Float(1) / sum;
-    delta = delta * one_by_sum;
-    for (int64_t j = i; j < keys * width; j += width) {
-      const Float p = Float::loadu(s + j) * one_by_sum;
-      store(p, p_out + j);
-      store(p * (Float::loadu(dp + j) - delta), ds_out + j);
-    }
-  }
-}
 
 struct Buffers {
   Buffer q, k, v, dout, k_packed, k_columns, v_packed, scores, probs, out, sums;
@@ -177,24 +126,6 @@ void backward_head(const Shape& s, const Head<const S>& in, const S* grad, const
     store_scaled(dk + j * D, s.scale(), D, out.k + j * out.ld_qkv);
     store_scaled(dv + j * D, 1, D, out.v + j * out.ld_qkv);
   }
-}
-
-// Whether oneDNN multiplies bfloat16 on this machine; asked once, by trying. PyTorch's own errors are c10::Error, those
-// of oneDNN, which on AVX-512 without bfloat16 says no later than PyTorch expects, are not.
-bool bfloat16_products() {
-  if (!at::globalContext().userEnabledMkldnn()) return false;  // nothing to try, and it may be enabled later
-  static const bool can = [] {
-    try {
-      const BFloat16 x[32 * 32] = {};
-      float out[32 * 32];
-      product(32, 32, 32, Rows<BFloat16>{x, 32}, Rows<BFloat16>{x, 32}, out, 32);
-      at::native::cpublas::brgemm_release();
-      return true;
-    } catch (const std::exception&) {
-      return false;
-    }
-  }();
-  return can;
 }
 
 Shape check(const at::Tensor& qkv) {

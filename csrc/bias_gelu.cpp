@@ -23,7 +23,7 @@ namespace {
 constexpr int64_t kChunks = 32;
 
 // u P(s) + 1/2, s = 2 (u / flat)^2 - 1, for |u| <= flat: beyond, the function is 0 or 1 to float32's precision. In s
-// the coefficients are small. Minimax fits to 2e-8, by fit_gelu.py.
+// the coefficients are small. Minimax fits to 2e-8, by tools/fit_gelu.py.
 template <size_t n>
 struct OddAboutHalf {
   float flat, coefficients[n];

@@ -9,11 +9,13 @@
 #include "sanitized.h"
 #include "vectors.h"
 
+#include <ATen/Context.h>
 #include <ATen/native/CPUBlas.h>
 #include <c10/util/BFloat16.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <exception>
 #include <memory>
 #include <new>
 
@@ -144,6 +146,24 @@ void store_scaled(const float* x, float scale, int64_t n, T* out) {
       stream(load(x + j) * Float(scale), out + j);
     else
       stream(narrow<T>(load(x + j) * Float(scale), load(x + j + Float::size()) * Float(scale)), out + j);
+}
+
+// Whether oneDNN multiplies bfloat16 on this machine; asked once, by trying. PyTorch's own errors are c10::Error, those
+// of oneDNN, which on AVX-512 without bfloat16 says no later than PyTorch expects, are not.
+inline bool bfloat16_products() {
+  if (!at::globalContext().userEnabledMkldnn()) return false;  // nothing to try, and it may be enabled later
+  static const bool can = [] {
+    try {
+      const at::BFloat16 x[32 * 32] = {};
+      float out[32 * 32];
+      product(32, 32, 32, Rows<at::BFloat16>{x, 32}, Rows<at::BFloat16>{x, 32}, out, 32);
+      at::native::cpublas::brgemm_release();
+      return true;
+    } catch (const std::exception&) {
+      return false;
+    }
+  }();
+  return can;
 }
 
 }  // namespace mae_fast

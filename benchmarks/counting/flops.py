@@ -30,7 +30,7 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Of the forward and the backward pass, over all heads and layers."""
+        """FLOPs of the forward and the backward pass, over all heads and layers."""
         return 2 * self.M * self.K * self.N * self.heads * self.layers * (2 + self.left_gradient)
 
 

@@ -14,7 +14,7 @@ from benchmarks.counting.flops import Product
 
 
 def groups(products: list[Product]) -> dict[str, list[Product]]:
-    """Those of linear layers and those of attention."""
+    """Split the products into those of linear layers and those of attention."""
     return {
         "linear products alone": [product for product in products if not product.attention],
         "attention products alone": [product for product in products if product.attention],

@@ -61,7 +61,7 @@ class Work:
 
 
 def work(preset: Preset, batch: int, *, img_size: int = 224, mask_ratio: float = 0.75, stream: int = 4) -> Work:
-    """stream: bytes a number of the residual stream."""
+    """The work of one step on a batch. stream: bytes a number of the residual stream."""
     linear, attention, rest = [], [], 0.0
     for product in flops.products(preset, batch, img_size=img_size, mask_ratio=mask_ratio):
         M, K, N = product.M, product.K, product.N
@@ -92,7 +92,7 @@ def seconds(parts: list[tuple[float, float]], gpu: Gpu) -> float:
 
 
 def rows(presets: list[str], batch: int, stream: int = 4) -> list[dict]:
-    """One of each preset and GPU, with what its columns say."""
+    """A row for each preset and GPU."""
     table = []
     for name in presets:
         step = work(SIZES[name], batch, stream=stream)

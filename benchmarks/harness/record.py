@@ -22,7 +22,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def hardware(device: str) -> str:
-    """Names a folder under results/."""
+    """The name of this hardware's folder under results/."""
     name = torch.cuda.get_device_name() if device == "cuda" else f"cpu-{cpu()[0]}-{os.cpu_count()}-cores"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
@@ -69,5 +69,5 @@ def to_csv(rows: list[dict]) -> str:
 
 
 def reason(error: Exception) -> str:
-    """For a note: its type and first line."""
+    """The type of an error and the first line of its message, for a note."""
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

@@ -16,7 +16,7 @@ def _cells(columns: Columns, row: dict) -> list[str]:
 
 
 def screen(rows: list[dict], columns: Columns) -> str:
-    """A line a row; a row with a note says it in place of its numbers."""
+    """A table for the terminal; a row with a note shows it in place of its numbers."""
     lines = [list(columns)] + [_cells(columns, row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
@@ -25,7 +25,7 @@ def screen(rows: list[dict], columns: Columns) -> str:
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> str:
-    """First column to the left, numbers to the right."""
+    """A Markdown table, first column to the left, numbers to the right."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *lines])
 

@@ -89,7 +89,7 @@ def captured(step: Callable) -> Callable[[], None]:
 
 
 def unable(step: Callable, capture: Callable) -> str:
-    """Why what is right on one image cannot be timed on a batch; empty where it can."""
+    """Why a side that passed on one image cannot be timed on a batch; empty where it can."""
     try:
         capture(step)()
     except Exception as error:  # out of memory, or what a graph may not hold
@@ -98,7 +98,7 @@ def unable(step: Callable, capture: Callable) -> str:
 
 
 def measure(shape: tuple[int, ...], dtype: torch.dtype, copy: float, options: Options, clock: Clock) -> list[dict]:
-    """A row a side. copy: bytes a second."""
+    """Time every side at one shape: a row a side. copy: bytes a second."""
     device, (B, H, N, Dh) = options.device, shape
     case, image = (Case("attention", dict(B=images, N=N, H=H, D=Dh)) for images in (B, 1))
     wanted = {name: side for name, side in SIDES[device].items() if name == "fused" or options.wants(name)}

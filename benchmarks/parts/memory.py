@@ -30,7 +30,7 @@ LONGEST = 600  # seconds that one side may take
 
 
 def peak(side: str, preset: str, batch: int, img_size: int, device: str, official: str) -> dict:
-    """-> {"bytes": ..., "parameters": ...} of a few steps of one side, in this process."""
+    """Peak memory of a few steps of one side, in this process: {"bytes": ..., "parameters": ...}."""
     kwargs = SIZES[preset].kwargs() | {"img_size": img_size, "norm_pix_loss": True}
     spec = next(spec for spec in sides.specs(["bf16", "fp32", "fp16"], device) if str(spec) == side)
     torch.manual_seed(0)

@@ -106,7 +106,7 @@ def run(options: Options) -> int:
 
 
 def measure(name: str, dtype: str, options: Options) -> list[dict]:
-    """A row a batch size, then one a number of ranks; each is recorded as soon as it is known."""
+    """Time each batch size, then each number of ranks; a row each, recorded as soon as it is known."""
     record = options.record(f"scaling_{name}")
     default = options.batch_of(name)
     batches = options.batches if len(options.batches) > 1 else [max(1, default // 4), default // 2, default]

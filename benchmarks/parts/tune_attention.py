@@ -27,7 +27,7 @@ BLOCKS = [
 
 
 def tune(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> None:
-    """Prints milliseconds."""
+    """Time all launches of one shape and print milliseconds, fastest first."""
     from mae_fast_kernels import attention
     from mae_fast_kernels import attention_blocked as blocked
     from mae_fast_kernels import attention_held as held

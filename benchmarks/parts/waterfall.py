@@ -76,7 +76,7 @@ def bars(device: str) -> list[Bar]:
 
 
 def build(bar: Bar, weights: dict, kwargs: dict, fused, plain, dtype: torch.dtype) -> TrainingStep:
-    """weights: Parameters by name, which all bars share; fused and plain: AdamW on them."""
+    """The step of a bar. weights: Parameters by name, which all bars share; fused and plain: AdamW on them."""
     with torch.device("meta"):
         model = MaskedAutoencoderViT(**kwargs, attention=bar.attention) if bar.fast else None
         model = model or reference.MaskedAutoencoderViT(**kwargs)
@@ -123,7 +123,7 @@ def refusal(bar: Bar, step: TrainingStep, weights: dict, gate: Gate) -> str:
 
 
 def measure(name: str, preset: Preset, batch: int, options: Options, record: Record | None = None) -> list[dict]:
-    """A row a bar; those of the rounds so far go to record."""
+    """Time all bars: a row a bar; those of the rounds so far go to record."""
     torch.compiler.reset()
     gc.collect()
     device, size = options.device, options.img_size
@@ -157,7 +157,7 @@ def measure(name: str, preset: Preset, batch: int, options: Options, record: Rec
 
 
 def _rows(name: str, batch: int, dtype_name: str, notes: dict[Bar, str], seconds: dict[Bar, list[float]]) -> list[dict]:
-    """notes: why a bar was not timed, "" where it was."""
+    """A row a bar. notes: why a bar was not timed, "" where it was."""
     limit = median(seconds[ALONE])
     rows, timed = [], []
     for bar in [*notes, ALONE]:

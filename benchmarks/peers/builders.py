@@ -28,7 +28,7 @@ class Peer:
     official_names: Callable[[dict], dict] = dict  # a state dict of theirs -> official keys
 
     def gradients(self) -> dict[str, Tensor]:
-        """By official key."""
+        """Gradients of the parameters, by official key."""
         return self.official_names({k: p.grad for k, p in self.model.named_parameters() if p.grad is not None})
 
 
@@ -39,7 +39,7 @@ def ours(state: dict, kwargs: dict, device: str) -> Peer:
 
 
 def official(state: dict, kwargs: dict, device: str, directory: Path) -> Peer:
-    """From a clone of facebookresearch/mae (benchmarks.peers.official_shim)."""
+    """The official model, from a clone of facebookresearch/mae (benchmarks.peers.official_shim)."""
     cls = official_shim.load(directory).MaskedAutoencoderViT
     model = cls(**kwargs, norm_layer=partial(nn.LayerNorm, eps=EPS)).to(device)
     model.load_state_dict(state)

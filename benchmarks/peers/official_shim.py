@@ -40,7 +40,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x):
-        """Spelled out, as in that release: there was no scaled_dot_product_attention. Today's timm has `fused_attn`."""
+        """Attention spelled out, as that release has it. Today's timm has `fused_attn`."""
         B, N, D = x.shape
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
         if self.fused_attn:

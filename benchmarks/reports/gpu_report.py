@@ -38,7 +38,7 @@ class Step:
 
 
 def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[Step]:
-    """What matters most first."""
+    """The steps of the report, what matters most first."""
     first, *others = ["tiny"] if quick else ["base", "large", "small"]
     peers = ["--official", str(official.resolve())] if official else []
     common = ["--device", device, "--out", str(out), *(["--quick"] if quick else [])]
@@ -138,7 +138,7 @@ def _run(step: Step, limit: float, out: Path) -> str:
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    """Also compile workers that outlive their parent."""
+    """Kill a process and all that it started, also compile workers that outlive it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

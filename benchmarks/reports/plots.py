@@ -61,7 +61,7 @@ def results(folder: Path, part: str) -> list[dict]:
 
 
 def hardware_of(folder: Path) -> str:
-    """In words, from the first file that has them."""
+    """The hardware in words, from the first file that names it."""
     for file in sorted(folder.glob("*.json")):
         try:
             facts = record.read(file)["facts"]

@@ -103,7 +103,7 @@ def resume_command(words: list[str], checkpoint: Path) -> str:
 
 
 def _launcher(env, words: list[str]) -> list[str]:
-    """What stands before `pretrain`, as mae_fast.distributed finds out who started it."""
+    """What stands before `pretrain`, as mae_fast.train.distributed finds out who started it."""
     if "TORCHELASTIC_RUN_ID" in env:  # torchrun
         machines = int(env.get("GROUP_WORLD_SIZE", 1))
         where = [f"--nnodes={machines}", f"--node_rank={env['GROUP_RANK']}", f"--master_addr={env['MASTER_ADDR']}",

@@ -11,7 +11,7 @@ CHUNK = 1024  # files under way at once
 
 
 def check(source: Source, progress: Callable[[int, int], None] | None = None) -> list[tuple[str, str]]:
-    """(name, reason) of every file that training would not take as it is, in the source's order.
+    """Find every file that training would not take as it is: (name, reason), in the source's order.
 
     Reasons start with their category: zero bytes, not an image, truncated, damaged, permission denied, missing, too
     large, unsupported colours; and CMYK, palette, 16-bit, which on_bad_image="convert" takes. progress: called with

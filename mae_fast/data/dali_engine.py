@@ -49,7 +49,7 @@ class DaliEngine:
         self._pipe = None
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, np.ndarray, list[int]]]:
-        """(uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
+        """Yield (uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
         running: deque[_Job] = deque()
         numbers = iter(range(start, len(self.planner.sampler)))
         try:
@@ -122,7 +122,7 @@ class DaliEngine:
         return self._images(items, windows) | _per_sample(plan.flip, plan.colour), copies
 
     def _as_held(self, image: Image.Image) -> str | bytes | np.ndarray:
-        """An image in the form that the source's have."""
+        """An image in the form in which the source holds its own."""
         if self._holds == "pixels":
             return np.asarray(image)
         content = io.BytesIO()
@@ -167,7 +167,7 @@ class DaliEngine:
         return pipe
 
     def _plain(self) -> dict:
-        """Inputs that leave one sample as it is."""
+        """Pipeline inputs that leave one sample as it is."""
         return _per_sample(np.zeros(1, np.int32), np.ones((1, 3), np.float32) if self._coloured else None)
 
     def _device_id(self) -> int | None:

@@ -68,7 +68,7 @@ class PillowEngine:
         )
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, np.ndarray, list[int]]]:
-        """(uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
+        """Yield (uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
         self._keys[:] = [(epoch, batch) for batch in range(start, len(self.planner.sampler))]
         for result in self._loader:
             if isinstance(result, BadImageError):

@@ -34,7 +34,7 @@ class Planner:
     """Makes plans. Remembers for the life of the process the headers it has read and the pictures found bad."""
 
     def __init__(self, source: Source, sampler: Sampler, augment: Augment, convert: bool):
-        """convert: CMYK, palette and 16-bit files count as good."""
+        """Plan batches of source. convert: CMYK, palette and 16-bit files count as good."""
         self.source, self.sampler, self.augment, self.convert = source, sampler, augment, convert
         self.sizes = np.zeros((len(source), 2), np.int32)  # height, width; 0 = header not read yet
         self.faults: dict[int, str] = {}
@@ -42,7 +42,7 @@ class Planner:
         self._order = (None, None)
 
     def plan(self, epoch: int, batch: int, map=map) -> Plan:
-        """map: how to read many headers at once, an executor's for instance.
+        """Plan a batch of an epoch. map: how to read many headers at once, an executor's for instance.
 
         The place of a bad picture goes to the next good one in this rank's order of the epoch. Raises BadImageError
         where none is good.

@@ -48,7 +48,7 @@ class Stages:
 
 
 def of_preset(preset: Preset, img_size: int = 224, mask_ratio: float = 0.75, *, channels: int = 3) -> Stages:
-    """Of the model that a preset makes, on square images of img_size pixels."""
+    """The shapes of the model that a preset makes, on square images of img_size pixels."""
     p, D, d = preset.patch_size, preset.embed_dim, preset.decoder_embed_dim
     encoder = D, int(D * preset.mlp_ratio), preset.num_heads, preset.depth
     decoder = d, int(d * preset.mlp_ratio), preset.decoder_num_heads, preset.decoder_depth
@@ -56,7 +56,7 @@ def of_preset(preset: Preset, img_size: int = 224, mask_ratio: float = 0.75, *, 
 
 
 def of_model(model: nn.Module, mask_ratio: float = 0.75) -> Stages:
-    """Of a MaskedAutoencoderViT, on any device."""
+    """The shapes of a MaskedAutoencoderViT, on any device."""
     sizes = [
         (block.attn.proj.in_features, block.mlp.fc1.out_features, block.attn.num_heads, len(blocks))
         for blocks in (model.blocks, model.decoder_blocks)
@@ -66,7 +66,7 @@ def of_model(model: nn.Module, mask_ratio: float = 0.75) -> Stages:
 
 
 def _stages(L: int, P: int, mask_ratio: float, encoder: tuple[int, ...], decoder: tuple[int, ...]) -> Stages:
-    """encoder, decoder: width, hidden, heads, layers."""
+    """The shapes of a model. encoder, decoder: width, hidden, heads, layers."""
     visible = int(L * (1 - mask_ratio))
     *sizes, layers = decoder
     return Stages(

@@ -28,7 +28,7 @@ WARMUP, LR = 0.2, 1e-3  # share of the steps; a rate high enough for the curve t
 
 @dataclass(frozen=True)
 class Difference:
-    """Of curve b from curve a, point by point. It passes if either mean is within its bound."""
+    """How far curve b is from curve a, point by point. It passes if either mean is within its bound."""
 
     relative: float  # mean of |b - a| / |a|
     absolute: float  # mean of |b - a|
@@ -143,7 +143,7 @@ def _smooth(batch: int, img_size: int, device: str) -> Iterator[Tensor]:
 
 
 def draw(curves: dict[str, list[float]], title: str, file: str | Path) -> None:
-    """Both curves, and below them their difference, as PNG or SVG by the file's name."""
+    """Draw both curves, and below them their difference, as PNG or SVG by the file's name."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")

@@ -47,7 +47,7 @@ class Gate:
         self.plain = {dtype: self.errors(*numbers) for dtype, numbers in plain.items()}
 
     def errors(self, loss: float, gradients: dict[str, Tensor]) -> Errors:
-        """Of a side's loss and gradients, by official key. Infinite where a parameter has none, or one too many has."""
+        """Errors of a side's loss and gradients, by official key. Infinite where gradients are missing or too many."""
         off_loss = abs(loss - self.loss) / abs(self.loss)
         if gradients.keys() != self.gradients.keys():
             return Errors(off_loss, float("inf"), {})
@@ -76,7 +76,7 @@ class Gate:
 
 
 def _naive(model, imgs: Tensor, noise: Tensor, dtype: torch.dtype) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradients of a batch, slice by slice: every image masks as many patches, so the mean of means is it."""
+    """Loss and gradients of a batch, slice by slice: all images mask equally many patches, so means can be averaged."""
     total, scale, size = 0.0, LOSS_SCALE.get(dtype, 1.0), SLICE[imgs.device.type]
     for part, part_noise in zip(imgs.split(size), noise.split(size), strict=True):
         with autocast(imgs.device, dtype):
@@ -98,7 +98,7 @@ def unscale(gradients: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """To bfloat16 or float16; for wider types it does nothing."""
+    """Autocast to bfloat16 or float16; for wider types it does nothing."""
     narrow = dtype in (torch.bfloat16, torch.float16)
     return torch.autocast(device.type, dtype if narrow else None, enabled=narrow)
 

@@ -28,12 +28,12 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Ours to plain PyTorch's; None where theirs is exact."""
+        """The ratio of our error to plain PyTorch's; None where theirs is zero."""
         return self.error / self.plain if self.plain else None
 
     @property
     def of_allowed(self) -> float:
-        """The rule is broken above 1."""
+        """The error as a share of what is allowed; above 1 the rule is broken."""
         return self.error / self.allowed if self.allowed else self.error
 
     def as_dict(self) -> dict:

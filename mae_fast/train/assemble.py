@@ -69,17 +69,17 @@ class Run:
 
     @property
     def batches(self) -> int:
-        """Used of an epoch; the rest would never reach an optimizer step."""
+        """Batches used of an epoch; the rest would never reach an optimizer step."""
         return len(self.loader) // self.recipe.accum_iter * self.recipe.accum_iter
 
     @property
     def images_per_batch(self) -> int:
-        """On all ranks."""
+        """Images of one forward pass on all ranks."""
         return self.resolved.batch_size * self.resolved.world.size
 
 
 def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Run:
-    """model: trained in place of a new one of the size recipe.model."""
+    """Make a run of a recipe. model: trained in place of a new one of the size recipe.model."""
     data = recipe.data
     name = available_device(recipe.device)
     if name == "cpu":

@@ -140,7 +140,7 @@ def last_good(run: Run) -> str:
 
 
 def summarise(run: Run, rate: float) -> None:
-    """rate: images a second."""
+    """Log how the run went. rate: images a second."""
     losses, folder = run.position.losses, run.report.folder
     counts = {"steps": run.position.skipped, "bad images": len(run.loader.bad_images)}
     skipped = "".join(f", {count} {what} skipped" for what, count in counts.items() if count)

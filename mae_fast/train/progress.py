@@ -28,7 +28,7 @@ class Bar:
         self.bar.update(images)
 
     def epoch_end(self) -> None:
-        """The bar shows it by itself."""
+        """Nothing to do: the bar shows it by itself."""
 
     def say(self, text: str) -> None:
         self.bar.write(text, file=sys.stderr)
@@ -38,7 +38,7 @@ class Bar:
 
 
 class Lines:
-    """The same in plain lines, one every INTERVAL seconds and one at the end of each epoch."""
+    """Progress in plain lines, one every INTERVAL seconds and one at the end of each epoch."""
 
     def __init__(self, total: int, initial: int):
         self.total, self.done, self.initial = total, initial, initial
@@ -62,7 +62,7 @@ class Lines:
         print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Print what the last line did not tell yet."""
+        """Print the last line if it is not printed yet."""
         self.epoch_end()
 
     def _print(self, now: float) -> None:

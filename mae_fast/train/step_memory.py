@@ -81,7 +81,7 @@ def step_memory(
 
 
 def _block(stage: Stage, c: int, wide: int) -> int:
-    """Bytes an image. wide: bytes of a number that GELU keeps."""
+    """Bytes an image that a block keeps. wide: bytes of a number that GELU keeps."""
     N, rows, D, hidden, H = stage.tokens, stage.rows, stage.width, stage.hidden, stage.heads
     attention = N * (4 * D + 8 + 5 * c * D + 4 * H) + (rows * c * D if rows < N else 0)  # proj copies its rows
     return attention + rows * (4 * D + 8 + c * D + (wide + c) * hidden)

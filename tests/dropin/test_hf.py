@@ -82,7 +82,7 @@ def test_attention_weights_come_from_their_code_and_it_says_so_once(calls):
     expected, _ = run(model, images(), output_attentions=True)
     assert len(expected.attentions) == 2
     hf.accelerate(model)
-    hf._say_once.cache_clear()
+    hf._warn_once.cache_clear()
     with pytest.warns(UserWarning, match="output_attentions") as warned:
         actual, _ = run(model, images(), output_attentions=True)
         run(model, images(), output_attentions=True)

@@ -110,7 +110,7 @@ def test_what_is_there_stays_unless_forced(tmp_path, checkpoint):
     (tmp_path / "hf" / "config.json").write_text("mine")
     for out, to in ((tmp_path / "hf", "hf"), (checkpoint, "official")):
         before = load_file(checkpoint)["mae_fast"].keys()
-        with pytest.raises(ValueError, match=r"out: .*(config\.json|checkpoint-3\.pth) exists already; --force"):
+        with pytest.raises(ValueError, match=r"out: .*(config\.json|checkpoint-3\.pth) exists already; force"):
             convert(checkpoint, out, to)
         assert load_file(checkpoint)["mae_fast"].keys() == before
         assert [p.name for p in (tmp_path / "hf").iterdir()] == ["config.json"]

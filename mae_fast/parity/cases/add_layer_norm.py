@@ -22,7 +22,7 @@ SMALL = dict(B=3, D=10)
 
 
 def make(shape, dtype, device):
-    """branch: whether there is something to add; x: the type of the residual stream."""
+    """Draw inputs. branch: whether there is something to add; x: the type of the residual stream."""
     B, N, D = shape["B"], shape.get("N", 2), shape["D"]
     x, y = (torch.randn(B, N, D, device=device) + 5 * shape.get("large", 0) for _ in range(2))
     x, y = x.to(torch.float32 if shape.get("x") == "float32" else dtype), y.to(dtype)
@@ -41,7 +41,7 @@ def schemas(args):
 
 
 def least_bytes(shape, c, stream=4):
-    """With mean and 1/std of each row; stream: bytes a number of the residual stream."""
+    """Count mean and 1/std of each row too. stream: bytes a number of the residual stream."""
     rows, D = shape["B"] * shape.get("N", 2), shape["D"]
     return rows * (D * 2 * (stream + c) + 8) + 2 * D * 4, rows * (D * (3 * stream + 2 * c) + 8) + 3 * D * 4
 

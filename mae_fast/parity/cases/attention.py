@@ -29,7 +29,7 @@ SMALL = dict(B=3, N=5, H=2, D=8)
 
 
 def make(shape, dtype, device):
-    """large: scores far apart, so that some probabilities underflow and the largest score is far from zero."""
+    """Draw qkv. large: scores far apart, so that probabilities underflow and the largest score is far from zero."""
     B, N, H, D = (shape[key] for key in "BNHD")
     qkv = (torch.randn(B, N, 3, H, D, device=device) * (8 if shape.get("large") else 1.5)).to(dtype)
     qkv = strided(qkv) if shape.get("strided") else qkv
@@ -44,7 +44,7 @@ def schemas(args):
 
 
 def least_bytes(shape, c, stream=4):
-    """With one float32 number a row and head, the logsumexp."""
+    """Count the logsumexp too, one float32 number a row and head."""
     B, N, H, D = (shape[key] for key in "BNHD")
     return B * N * H * (4 * D * c + 4), B * N * H * (8 * D * c + 4)
 

@@ -41,7 +41,7 @@ SMALL = patches(3, 3, 2, (2, 3), 0.5, "float", norm_pix=True)
 
 
 def make(shape, dtype, device):
-    """pred: a window of a larger tensor."""
+    """Draw images and predictions; pred is a window of a larger tensor."""
     L, kept = counts(shape)
     imgs, exact = images(shape, dtype, device)
     ids = mask(shape, device)[0][:, kept:]

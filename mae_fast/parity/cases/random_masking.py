@@ -19,7 +19,7 @@ SMALL = dict(B=3, L=6, ratio=0.5)
 
 
 def make(shape, dtype, device):
-    """Few distinct values, so that ties matter, and both zeros."""
+    """Draw noise of few distinct values, so that ties matter, with both zeros."""
     L, kept = counts(shape)
     noise = torch.rand(shape["B"], L, device=device).mul(L / 2).floor().sub(1).mul(-0.5).to(dtype)
     noise = strided(noise) if shape.get("strided") else noise

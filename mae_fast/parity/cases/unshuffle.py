@@ -45,14 +45,14 @@ def schemas(args):
 
 
 def least_bytes(shape, c, stream=4):
-    """Positions, and with them the result, are float32."""
+    """Count positions, and with them the result, as float32."""
     (L, kept), B, D = counts(shape), shape["B"], shape["D"]
     moved = B * (1 + kept) * D * c + B * L * 8 + B * (1 + L) * D * 4
     return moved + (2 + L) * D * 4, moved + D * 4
 
 
 def calls(step: Stages, batch: int):
-    """In forward, not in training_loss, whose decoder is never unshuffled."""
+    """No call: forward unshuffles, but training_loss runs its decoder in shuffled order."""
     yield Call("", dict(B=batch, L=step.L, D=step.decoder.width, ratio=step.mask_ratio, pos="float32"), 0)
 
 

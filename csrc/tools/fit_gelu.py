@@ -1,4 +1,4 @@
-"""Where the coefficients of bias_gelu.cpp come from: python csrc/fit_gelu.py
+"""Where the coefficients of bias_gelu.cpp come from: python csrc/tools/fit_gelu.py
 
 Phi(u) - 1/2 and gelu'(u) - 1/2 are odd: fit u P(s), s = 2 (u/A)^2 - 1, on 0 < u <= A, to the least largest error, by
 least squares on Chebyshev points, reweighted towards where the error is largest (Lawson).
