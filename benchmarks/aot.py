@@ -53,7 +53,11 @@ class Target:
 def widest(ptx: str, what: str) -> int:
     """Bytes of the widest global access ("ld" or "st") in PTX, leaving out the 64-bit words, which are ids."""
     found = re.findall(rf"\b{what}\.global(?:\.[a-zA-Z_0-9:]+?)*?(?:\.v(\d))?\.[bfus](8|16|32)\b", ptx)
-    return max((int(n or 1) * int(bits) // 8 for n, bits in found), default=0)
+    bytes = [int(n or 1) * int(bits) // 8 for n, bits in found]
+    if what == "ld":  # pipelined loads go to shared memory
+        copies = re.findall(r"\bcp\.async\.c[ag]\.shared\.global .*?\], (0x[0-9a-f]+|\d+)", ptx)
+        bytes += [int(size, 0) for size in copies]
+    return max(bytes, default=0)
 
 
 def resources(cubin: bytes) -> tuple[int, int]:

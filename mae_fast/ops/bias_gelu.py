@@ -40,8 +40,8 @@ def _grad(ctx, grad):
 
 
 register_autograd("mae_fast::bias_gelu", _grad, setup_context=_setup)
-_KERNEL_ON = register("bias_gelu", reference.bias_gelu)
-register("bias_gelu_backward", _backward)
+_KERNEL_ON = register("bias_gelu", reference.bias_gelu, triton="bias_gelu")
+register("bias_gelu_backward", _backward, triton="bias_gelu")
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ from itertools import product
 
 import torch
 
+from mae_fast.config import dtype_name
 from mae_fast.model.stages import Stages
-from mae_fast.parity.cases.inputs import Call, Inputs, strided
+from mae_fast.parity.cases.inputs import Call, Inputs, meta, strided
 
 ROWS = [
     dict(B=1, D=8),
@@ -55,3 +56,12 @@ def calls(step: Stages, batch: int):
         yield call(f"{stage.name}, second", stage.rows, stage.width, stage.layers)
     for stage in (step.encoder, step.last):
         yield call(f"after {stage.name}", stage.rows, stage.width, 1)
+
+
+def launches():
+    bf16, fp32 = torch.bfloat16, torch.float32
+    for (rows, D), stream in product(((64 * 50, 768), (64 * 50, 1024), (64 * 197, 512)), (fp32, bf16)):
+        x, y, weight, row = meta(rows, D, dtype=stream), meta(rows, D, dtype=bf16), meta(D), meta(rows)
+        name = f"D={D} {dtype_name(stream)} stream"
+        yield name, "add_layer_norm", (x, y, weight, weight, 1e-6, bf16)
+        yield name, "add_layer_norm_backward", (x, y, x, weight, row, row, True)

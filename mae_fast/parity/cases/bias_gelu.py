@@ -4,8 +4,9 @@ from itertools import product
 
 import torch
 
+from mae_fast.config import dtype_name
 from mae_fast.model.stages import Stages
-from mae_fast.parity.cases.inputs import Call, Inputs, strided
+from mae_fast.parity.cases.inputs import Call, Inputs, meta, strided
 
 ROWS = [
     dict(B=1, D=1),
@@ -38,3 +39,10 @@ def least_bytes(shape, c, stream=4):
 def calls(step: Stages, batch: int):
     for stage in step.blocks:
         yield Call(stage.name, dict(B=batch, N=stage.rows, D=stage.hidden, bias="float32"), stage.layers)
+
+
+def launches():
+    for (rows, D), dtype in product(((64 * 50, 3072), (64 * 197, 2048)), (torch.bfloat16, torch.float32)):
+        x, bias, name = meta(rows, D, dtype=dtype), meta(D), f"D={D} {dtype_name(dtype)}"
+        yield name, "bias_gelu", (x, bias)
+        yield name, "bias_gelu_backward", (x, x, bias)
