@@ -1,5 +1,8 @@
 """Who computes softmax(q k^T / sqrt(Dh)) v in the model: each takes packed qkv (B, N, 3, H, Dh), gives (B, N, H*Dh)."""
 
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -38,3 +41,28 @@ def auto(qkv: Tensor) -> Tensor:
 
 
 ATTENTION = {"auto": auto, "fused": ops.attention, "sdpa": sdpa, "xformers": xformers, "reference": reference.attention}
+
+
+def attention_named(name: str) -> Callable[[Tensor], Tensor]:
+    """The attention of that name. ValueError for another name, ImportError where xformers' kernels cannot be loaded."""
+    if name not in ATTENTION:
+        raise ValueError(f"attention: expected one of {', '.join(ATTENTION)}; got {name!r}")
+    if name == "xformers":
+        check_xformers()
+    return ATTENTION[name]
+
+
+def check_xformers() -> None:
+    """ImportError in a sentence, in place of xformers' own "No operator found" at the first call."""
+    remedy = 'install the xformers that was built for your PyTorch, or use attention="auto"'
+    try:
+        import xformers
+    except ImportError:
+        raise ImportError(f"attention: xformers is not installed; {remedy}") from None
+    error = getattr(getattr(xformers, "_cpp_lib", None), "_cpp_library_load_exception", None)
+    if error is not None:
+        built = getattr(getattr(error, "build_info", None), "torch_version", "another PyTorch")
+        raise ImportError(
+            f"attention: xformers {xformers.__version__} was built for PyTorch {built} and does not load beside "
+            f"{torch.__version__}; {remedy}"
+        )

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mae_fast import config, ops
 from mae_fast.model import masking
-from mae_fast.model.attention import ATTENTION
+from mae_fast.model.attention import attention_named
 from mae_fast.model.blocks import Block, PatchEmbed, check_sizes, compute_dtype
 from mae_fast.model.positions import sincos_2d
 
@@ -51,9 +51,7 @@ class MaskedAutoencoderViT(nn.Module):
         draw_noise: Callable = masking.uniform,
     ):
         super().__init__()
-        if attention not in ATTENTION:
-            raise ValueError(f"attention: expected one of {', '.join(ATTENTION)}; got {attention!r}")
-        attend = ATTENTION[attention]
+        attend = attention_named(attention)
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         if in_chans < 1:
             raise ValueError(f"in_chans: expected at least 1, got {in_chans}")

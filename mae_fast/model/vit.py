@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mae_fast.model.attention import ATTENTION
+from mae_fast.model.attention import attention_named
 from mae_fast.model.blocks import Block, PatchEmbed, add_norm
 
 
@@ -81,12 +81,10 @@ class VisionTransformer(nn.Module):
         super().__init__()
         if not qkv_bias:
             raise ValueError("qkv_bias: only True; every Masked Autoencoder has these biases")
-        if attention not in ATTENTION:
-            raise ValueError(f"attention: expected one of {', '.join(ATTENTION)}; got {attention!r}")
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.num_classes, self.global_pool = num_classes, global_pool
         self.num_features = self.embed_dim = embed_dim
-        hidden, attend = int(embed_dim * mlp_ratio), ATTENTION[attention]
+        hidden, attend = int(embed_dim * mlp_ratio), attention_named(attention)
 
         self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))

@@ -80,6 +80,8 @@ class Run:
 
 def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Run:
     """Make a run of a recipe. model: trained in place of a new one of the size recipe.model."""
+    if not isinstance(recipe, Pretrain):
+        raise TypeError(f"recipe: expected a Pretrain, as Pretrain.of(**settings) makes; got {type(recipe).__name__}")
     data = recipe.data
     name = available_device(recipe.device)
     if name == "cpu":

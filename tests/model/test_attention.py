@@ -1,12 +1,15 @@
 """Who computes attention: what `auto` chooses, and the benchmark of all who can."""
 
 import contextlib
+import sys
 import weakref
 from functools import partial
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
+import mae_fast
 from benchmarks.__main__ import main
 from benchmarks.harness import record
 from benchmarks.parts import attention as bench
@@ -95,3 +98,20 @@ def test_what_cannot_be_captured_is_named():
 
     assert bench.unable(lambda: None, lambda step: step) == ""
     assert bench.unable(lambda: None, capture).startswith("not run: RuntimeError: operation not permitted")
+
+
+def test_xformers_that_cannot_be_loaded_is_one_sentence_at_construction(monkeypatch):
+    size = dict(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
+                decoder_num_heads=2)  # fmt: skip
+    monkeypatch.setitem(sys.modules, "xformers", None)
+    with pytest.raises(ImportError, match="xformers is not installed; install the xformers that was built for your"):
+        mae_fast.MaskedAutoencoderViT(**size, attention="xformers")
+    fake = ModuleType("xformers")
+    error = RuntimeError("many lines")
+    error.build_info = SimpleNamespace(torch_version="2.10.0+cu128")
+    fake.__version__, fake._cpp_lib = "0.0.35", SimpleNamespace(_cpp_library_load_exception=error)
+    monkeypatch.setitem(sys.modules, "xformers", fake)
+    with pytest.raises(ImportError, match=r"xformers 0\.0\.35 was built for PyTorch 2\.10\.0\+cu128 and does not load"):
+        mae_fast.MaskedAutoencoderViT(**size, attention="xformers")
+    fake._cpp_lib._cpp_library_load_exception = None
+    mae_fast.MaskedAutoencoderViT(**size, attention="xformers")

@@ -1,5 +1,7 @@
 """Schedules, flags and --config files of mae-fast pretrain."""
 
+import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from mae_fast.cli import main
 from mae_fast.files.checkpoint import load_file
-from mae_fast.train import Schedule
+from mae_fast.train import Pretrain, Schedule, pretrain
 from mae_fast.train.optim import _plateaus, lr_at
 from tests.train.runs import flags, parse
 
@@ -110,3 +112,33 @@ def test_flag_errors_name_the_flag(photos, tmp_path, capsys, more, message):
     assert main(["pretrain", *flags(photos, tmp_path / "o"), *more]) == 1
     assert message in capsys.readouterr().err
     assert not Path(tmp_path / "o").exists()
+
+
+def test_what_is_no_recipe_is_refused_by_name():
+    with pytest.raises(TypeError, match="recipe: expected a Pretrain, as Pretrain.of"):
+        pretrain(argparse.Namespace(epochs=1))
+
+
+def test_a_recipe_is_frozen_and_goes_to_settings_and_back():
+    recipe = Pretrain.of(batch_size=4, epochs=3, lr=0.1, clip_grad=1)
+    assert (recipe.data.batch_size, recipe.schedule.epochs, recipe.schedule.lr) == (4, 3, 0.1)
+    assert Pretrain.of(**recipe.flat()) == recipe
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.seed = 1
+    resolved = recipe.schedule.at_batch(512)
+    assert resolved.lr == 0.1 and Schedule(blr=1e-3).at_batch(512).lr == 2e-3
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"batch_size": "4"}, "batch_size: expected int or auto, got '4'"),
+        ({"epochs": True}, "epochs: expected int, got True"),
+        ({"compile": 1}, "compile: expected bool, got 1"),
+        ({"augment": "wild"}, "augment: expected one of light, medium, strong, got 'wild'"),
+        ({"resume": "a", "init_from": "b"}, "resume and init_from: give one"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Pretrain.of(**settings)
