@@ -115,7 +115,7 @@ def test_flag_errors_name_the_flag(photos, tmp_path, capsys, more, message):
 
 
 def test_what_is_no_recipe_is_refused_by_name():
-    with pytest.raises(TypeError, match="recipe: expected a Pretrain, as Pretrain.of"):
+    with pytest.raises(TypeError, match=r"recipe: expected a Pretrain, as Pretrain\.of"):
         pretrain(argparse.Namespace(epochs=1))
 
 
