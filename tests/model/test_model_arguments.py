@@ -119,3 +119,19 @@ def test_a_batch_of_no_images_is_refused_by_name(imgs, call):
     model = mae_fast.MaskedAutoencoderViT(**TINY)
     with pytest.raises(ValueError, match="imgs: expected at least one image"):
         getattr(model, call)(imgs)
+
+
+def test_another_mask_is_another_function():
+    """Squares of two by two patches, kept or removed as one."""
+
+    def squares(batch, grid, device):
+        coarse = torch.rand(batch, 1, grid[0] // 2, grid[1] // 2, device=device)
+        return torch.nn.functional.interpolate(coarse, grid).flatten(1)
+
+    size = dict(img_size=32, patch_size=4, embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
+                decoder_num_heads=2)  # fmt: skip
+    model = mae_fast.MaskedAutoencoderViT(**size, draw_noise=squares)
+    _, mask, _ = model.forward_encoder(torch.randn(3, 3, 32, 32), 0.75)
+    whole = mask.view(3, 4, 2, 4, 2).transpose(2, 3).flatten(3)
+    assert mask.mean() == 0.75 and torch.equal(whole.amin(-1), whole.amax(-1))
+    assert model.training_loss(torch.randn(3, 3, 32, 32)).isfinite()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mae_fast
@@ -164,3 +165,37 @@ def test_numbers_that_make_no_sense_are_refused_by_name(wrong):
 def test_an_optimizer_of_such_numbers_is_refused_too(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected a finite number"):
         make_optimizer(torch.nn.Linear(2, 2), "adamw", **{"lr": 1e-3, "weight_decay": 0.05} | wrong)
+
+
+class Classify(nn.Module):
+    """A loss that knows no Masked Autoencoder, and looks at labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, imgs, labels):
+        return nn.functional.cross_entropy(self.head(imgs.float().mean((1, 2)) / 255), labels)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_any_loss_module_is_trained_with_labels(accumulate):
+    torch.manual_seed(0)
+    loss = Classify()
+    step = TrainingStep(loss, make_optimizer(loss, "adamw", 0.1, 0.0), accumulate=accumulate)
+    labels = torch.tensor([0, 1] * 4)
+    imgs = (labels * 200)[:, None, None, None].expand(-1, 4, 4, 3).to(torch.uint8)
+    losses = [step(imgs, 0.1, labels) for _ in range(20 * accumulate)]
+    losses = [loss.item() for loss in losses if loss is not None]
+    assert len(losses) == 20 and losses[-1] < losses[0] / 2
+
+
+def test_a_model_stands_for_its_loss():
+    def trained(wrap):
+        torch.manual_seed(0)
+        model = mae_fast.MaskedAutoencoderViT(**SIZES)
+        step = TrainingStep(wrap(model), make_optimizer(model, "adamw", 1e-3, 0.05), mask_ratio=0.5)
+        torch.manual_seed(1)
+        return [step(imgs, 1e-3).item() for imgs in batches(2)]
+
+    assert trained(lambda model: model) == trained(lambda model: mae_fast.MAELoss(model, 0.5))
