@@ -65,8 +65,8 @@ def _warning(reference: Callable) -> Callable:
 def _on_device(launcher: Callable) -> Callable:
     """Triton launches on the current device, PyTorch promises the device of the tensors."""
 
-    def launch(x, *args):
-        with torch.cuda.device(x.device):
-            return launcher(x, *args)
+    def launch(*args):
+        with torch.cuda.device(next(x.device for x in args if isinstance(x, torch.Tensor))):  # the first may be None
+            return launcher(*args)
 
     return launch

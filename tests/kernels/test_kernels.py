@@ -1,5 +1,7 @@
 """What the Triton kernels promise beyond parity: bad ids and noise, 64-bit offsets, strides of gradients, float64."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -165,3 +167,13 @@ def test_wide_and_narrow_norms(D, rows):
     for got, expected in zip((grads[0], *grads[2:]), wanted_grads, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(grads[0], grads[1])
+
+
+def test_a_launcher_runs_on_the_device_of_its_first_tensor(monkeypatch):
+    """The gradient of a sum that nobody used comes as None."""
+    devices = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: devices.append(device) or contextlib.nullcontext())
+    launch = ops.library._on_device(lambda *args: args)
+    x = torch.zeros(2)
+    assert launch(None, x, 3) == (None, x, 3) and launch(x, None)[0] is x
+    assert devices == [x.device, x.device]
