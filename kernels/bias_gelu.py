@@ -13,8 +13,8 @@ import triton.language as tl
 
 # Numbers a program handles, warps.
 FORWARD = {"BLOCK": 2048, "num_warps": 4}
-# Rows and columns of a tile, tiles in flight; programs a multiprocessor. H100, the best of 32 tried: 83 % of the copy
-# limit at 12,800 x 3072, 92 % at 50,432 x 2048; without tiles in flight 73 and 74 %.
+# Rows and columns of a tile, tiles in flight; programs a multiprocessor. Not timed: they are the best of 32 that a
+# sketch of this kernel was timed with on an H100 (83 % of the copy limit at 12,800 x 3072, 92 % at 50,432 x 2048).
 BACKWARD = {"ROWS": 32, "COLS": 128, "STAGES": 3, "num_warps": 4}
 PROGRAMS = 16
 

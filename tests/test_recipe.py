@@ -81,3 +81,15 @@ def test_a_count_below_one_is_refused_by_name(capsys, words):
     with pytest.raises(SystemExit):
         main([*words.split(), "0"])
     assert f"argument {words.split()[-1]}: expected at least 1, got 0" in capsys.readouterr().err
+
+
+def test_an_error_names_no_flag_that_the_command_has_not(tmp_path, capsys):
+    """`model` is a flag of pretrain, and an argument of the library."""
+    model = MaskedAutoencoderViT(**TINY.kwargs(), img_size=16)
+    state = {key: value for key, value in model.state_dict().items() if not layouts.is_decoder_key(key)}
+    save_atomic({"model": state, "mae_fast": {"config": layouts.describe(model)}}, tmp_path / "encoder.pth")
+    Image.new("RGB", (16, 16)).save(tmp_path / "image.png")
+    words = f"reconstruct --checkpoint={tmp_path}/encoder.pth --images={tmp_path}/image.png --out={tmp_path}/o.png"
+    with pytest.warns(UserWarning, match="encoder only"):
+        assert main(words.split()) == 1
+    assert "mae-fast reconstruct: model: this one was loaded from an encoder-only" in capsys.readouterr().err

@@ -26,8 +26,8 @@ def name_flag(error: Exception, args: argparse.Namespace) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}"
-    subject = text.split(":")[0]
-    if subject in SETTINGS or (hasattr(args, subject) and subject not in POSITIONAL):
+    subject, flags = text.split(":")[0], SETTINGS if args.command == "pretrain" else vars(args)
+    if subject in flags and subject not in POSITIONAL:
         return f"--{text}"
     name = _given_by(text.split(": ")[0], args)
     if name is None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mae_fast.config import IMAGENET_MEAN, IMAGENET_STD
 from mae_fast.downstream.reconstruct import draw, reconstruct
 from mae_fast.dropin.tutorial_config import MODEL_KEYS, recipe_of
 from mae_fast.dropin.tutorial_data import create_mae_dataloaders, get_augmentation_transforms, get_mae_transforms
@@ -20,8 +19,6 @@ from mae_fast.train import pretrain
 from mae_fast.train.report import plot_loss, read_log
 
 __all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "MAE",
     "MAETrainer",
     "create_mae_dataloaders",

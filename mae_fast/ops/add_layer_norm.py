@@ -87,7 +87,8 @@ def add_layer_norm(
     x: float (..., D), the residual stream. y: as x, or None. weight, bias: float (D,). dtype: what the product that
     follows computes in. Statistics in float32. The kernels take x, y and dtype alike, or x float32 and a narrower y of
     type dtype; else, and where none was built for the device, this is the plain expression, which torch.compile fuses.
-    A float32 stream on CUDA is left to torch.compile too, which moves it at 91 % of an H100's copy limit.
+    So is a float32 stream on CUDA under torch.compile: on an H100 its kernels take 7.0 ms of a step of Base at batch
+    256, where the bytes alone take 6.4.
     Source: Ba et al. 2016, arXiv 1607.06450.
     """
     if not x.is_floating_point() or x.shape[-1:] != weight.shape or bias.shape != weight.shape:

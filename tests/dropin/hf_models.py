@@ -6,6 +6,8 @@ from transformers import (
     ViTMAEForPreTraining,
 )
 
+from mae_fast.dropin import hf
+
 LAYERS = 4  # two encoder, two decoder
 
 
@@ -56,3 +58,14 @@ def assert_same(actual, expected, tolerance=1e-5):
         assert actual[key].dtype == x.dtype, key
         size = max(x.nan_to_num().abs().max().item(), 1e-2 * scale)
         assert torch.allclose(actual[key], x, rtol=0, atol=tolerance * size, equal_nan=True), key
+
+
+def assert_accelerated_is_the_same(model, inputs, calls):
+    """Outputs and gradients before and after; calls: of the ops, so far none."""
+    expected, wanted = run(model, **inputs)
+    assert not any(calls.values())
+    assert hf.accelerate(model) is model
+    actual, got = run(model, **inputs)
+    assert type(actual) is type(expected)
+    assert_same(flat(actual), flat(expected))
+    assert_same(got, wanted)

@@ -10,7 +10,7 @@ from transformers import (
 )
 
 from mae_fast.dropin import hf
-from tests.dropin.hf_models import LAYERS, OURS, assert_same, flat, images, run, tiny
+from tests.dropin.hf_models import LAYERS, OURS, assert_accelerated_is_the_same, assert_same, flat, images, run, tiny
 
 pytest.importorskip("transformers", "4.57")
 
@@ -40,13 +40,7 @@ CASES = {
 def test_same_outputs_and_gradients(changes, inputs, theirs, calls):
     model = tiny(**changes)
     inputs = {"pixel_values": images()} | inputs
-    expected, wanted = run(model, **inputs)
-    assert not any(calls.values())
-    assert hf.accelerate(model) is model
-    actual, got = run(model, **inputs)
-    assert type(actual) is type(expected)
-    assert_same(flat(actual), flat(expected))
-    assert_same(got, wanted)
+    assert_accelerated_is_the_same(model, inputs, calls)
     assert calls == {op: 0 if op in theirs else count for op, count in OURS.items()}
 
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from mae_fast.dropin import hf
-from tests.dropin.hf_models import assert_same, flat, images, run, tiny
+from tests.dropin.hf_models import assert_accelerated_is_the_same, assert_same, flat, images, run, tiny
 
 pytest.importorskip("transformers", "4.57")
 
@@ -51,13 +51,7 @@ def tiny_vit(cls, **changes):
 def test_vit_gives_the_same_outputs_and_gradients(cls, inputs, changes, theirs, calls):
     model = tiny_vit(cls, **changes)
     inputs = {"pixel_values": images()} | inputs
-    expected, wanted = run(model, **inputs)
-    assert not any(calls.values())
-    assert hf.accelerate(model) is model
-    actual, got = run(model, **inputs)
-    assert type(actual) is type(expected)
-    assert_same(flat(actual), flat(expected))
-    assert_same(got, wanted)
+    assert_accelerated_is_the_same(model, inputs, calls)
     assert {op: calls[op] for op in VIT} == {op: 0 if op in theirs else count for op, count in VIT.items()}
     hf.restore()
     calls.update(dict.fromkeys(calls, 0))

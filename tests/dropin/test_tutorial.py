@@ -123,7 +123,7 @@ def test_transforms():
     pixels[:, 35:105] = 255
     image = Image.fromarray(pixels)
     central = mae_fast.get_mae_transforms(56, is_training=False)(image)
-    white = (1 - torch.tensor(mae_fast.tutorial.IMAGENET_MEAN)) / torch.tensor(mae_fast.tutorial.IMAGENET_STD)
+    white = (1 - torch.tensor(mae_fast.config.IMAGENET_MEAN)) / torch.tensor(mae_fast.config.IMAGENET_STD)
     assert torch.allclose(central[:, :, 2:-2], white.view(3, 1, 1).expand(-1, 56, 52), atol=1e-5)
     augment = mae_fast.get_mae_transforms(56)
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ import torch
 import mae_fast
 from mae_fast.files import layouts
 from mae_fast.files.atomic import save_atomic
-from tests.files.layouts_by_hand import TINY
+from tests.files.weights import TINY
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from mae_fast.files.atomic import save_atomic
 from mae_fast.files.checkpoint import CheckpointError, load_file, load_pretrained, read_checkpoint
 from mae_fast.files.convert import convert
 from mae_fast.model import positions
-from tests.files.layouts_by_hand import TINY, same_bits, without_decoder
+from tests.files.weights import TINY, same_bits, without_decoder
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -9,7 +9,7 @@ from mae_fast.cli import main
 from mae_fast.files import layouts
 from mae_fast.files.checkpoint import load_file, load_pretrained, read_checkpoint
 from mae_fast.files.convert import convert
-from tests.files.layouts_by_hand import same_bits
+from tests.files.weights import same_bits
 
 
 @pytest.mark.parametrize("weights", ["", "pytorch_model.bin"])

@@ -10,7 +10,7 @@ from mae_fast.dropin import models_vit
 from mae_fast.files.atomic import save_atomic
 from mae_fast.files.checkpoint import load_file, read_checkpoint
 from mae_fast.files.convert import convert
-from tests.files.layouts_by_hand import same_bits
+from tests.files.weights import same_bits
 
 TIMM_KEYS = (
     "cls_token pos_embed patch_embed.proj.weight patch_embed.proj.bias "

@@ -5,7 +5,7 @@ import torch
 
 from mae_fast import ops
 from mae_fast.parity.cases import schema_args
-from tests.ops.builds import BUILT, WITH_IDS
+from tests.ops.implementations import BUILT, WITH_IDS
 
 
 @pytest.mark.skipif(not BUILT, reason="csrc/ is not built")

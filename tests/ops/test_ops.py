@@ -11,7 +11,7 @@ import torch
 from mae_fast import ops, reference
 from mae_fast.ops.builds import best_build
 from mae_fast.parity.cases import CASES, make, run, schema_args
-from tests.ops.builds import BUILT, HALVES, IMPLEMENTATIONS
+from tests.ops.implementations import BUILT, HALVES, IMPLEMENTATIONS
 
 
 @pytest.mark.filterwarnings("ignore:.*deterministic", "ignore:Warning only once for all operators")
