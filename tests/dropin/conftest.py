@@ -4,7 +4,6 @@ import pytest
 
 from mae_fast import ops
 from mae_fast.dropin import hf
-from tests.dropin.hf_models import OURS
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +15,8 @@ def restored():
 @pytest.fixture
 def calls(monkeypatch):
     """How often each of our ops was called."""
+    from tests.dropin.hf_models import OURS  # needs transformers, which other tests of this folder do not
+
     count = dict.fromkeys(OURS, 0)
 
     def counting(name, op):
