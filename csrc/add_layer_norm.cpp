@@ -1,9 +1,9 @@
-// add_layer_norm for CPU tensors: s = x + y and LayerNorm(s), a residual connection and the norm that follows it;
-// without y, LayerNorm(x).
+// add_layer_norm for CPU tensors: s = x + y + y_bias and LayerNorm(s), a residual connection and the norm that follows
+// it; without y, LayerNorm(x).
 //
 //   h = (s - mean) rstd,   out = h weight + bias
 //   g = grad_out weight,   ds = rstd (g - mean(g) - h mean(g h)) + grad_s
-//   d(weight) = sum over rows of grad_out h,   d(bias) = sum over rows of grad_out
+//   sums over rows: d(weight) of grad_out h, d(bias) of grad_out, d(y_bias) of ds
 //
 // A row stays in the first cache between the passes over it; x, y and the gradients are read once and each result is
 // written once. The sums over rows are kept apart for a fixed number of chunks and then added in order, so that they do
@@ -46,16 +46,19 @@ struct Sizes {
   double eps;
 };
 
-// X: the residual stream's type; Y: that of the branch and of the result. y and s are null when there is no branch.
+// X: the residual stream's type; Y: that of the branch and of the result. y and s are null when there is no branch,
+// y_bias when nothing is added to it.
 template <typename X, typename Y>
-void forward(const Sizes& size, const X* x, const Y* y, const float* weight, const float* bias, X* s, Y* out,
-             float* mean, float* rstd) {
+void forward(const Sizes& size, const X* x, const Y* y, const float* y_bias, const float* weight, const float* bias,
+             X* s, Y* out, float* mean, float* rstd) {
   const int64_t D = size.D;
   at::parallel_for(0, size.rows, /*grain_size=*/16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       if (y)
         for_each_vector(D, [&](int64_t j, int64_t count) {
-          store(load(x + i * D + j, count) + load(y + i * D + j, count), s + i * D + j, count);
+          Float branch = load(y + i * D + j, count);
+          if (y_bias) branch = branch + load(y_bias + j, count);
+          store(load(x + i * D + j, count) + branch, s + i * D + j, count);
         });
       const X* row = (y ? s : x) + i * D;
       const float m = sum_of(D, [&](int64_t j, int64_t count) { return load(row + j, count); }) / D;
@@ -74,14 +77,14 @@ void forward(const Sizes& size, const X* x, const Y* y, const float* weight, con
   });
 }
 
-// grad_s and grad_y may be null. sums: (kChunks, 2, D), those of grad_out h and of grad_out.
+// grad_s and grad_y may be null. sums: (kChunks, kinds, D), those of grad_out h, of grad_out, and where kinds is 3 of ds.
 template <typename X, typename Y>
 void backward(const Sizes& size, const X* grad_s, const Y* grad_out, const X* s, const float* weight,
-              const float* mean, const float* rstd, X* grad_x, Y* grad_y, float* sums) {
+              const float* mean, const float* rstd, X* grad_x, Y* grad_y, int64_t kinds, float* sums) {
   const int64_t D = size.D;
   at::parallel_for(0, kChunks, /*grain_size=*/1, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      float *sum_gh = sums + chunk * 2 * D, *sum_g = sum_gh + D;
+      float *sum_gh = sums + chunk * kinds * D, *sum_g = sum_gh + D, *sum_ds = kinds == 3 ? sum_g + D : nullptr;
       for (int64_t i = size.rows * chunk / kChunks; i < size.rows * (chunk + 1) / kChunks; ++i) {
         const Float m(mean[i]), r(rstd[i]);
         const Y* go = grad_out + i * D;
@@ -101,6 +104,7 @@ void backward(const Sizes& size, const X* grad_s, const Y* grad_out, const X* s,
           if (grad_s) ds = ds + load(grad_s + i * D + j, count);
           store(ds, grad_x + i * D + j, count);
           if (grad_y) store(ds, grad_y + i * D + j, count);
+          if (sum_ds) store(load(sum_ds + j, count) + ds, sum_ds + j, count);
         });
       }
     }
@@ -124,31 +128,34 @@ void dispatch(at::ScalarType x, at::ScalarType y, const F& f) {
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm(
-    const at::Tensor& x, const std::optional<at::Tensor>& y, const at::Tensor& weight, const at::Tensor& bias,
-    double eps, at::ScalarType dtype) {
+    const at::Tensor& x, const std::optional<at::Tensor>& y, const std::optional<at::Tensor>& y_bias,
+    const at::Tensor& weight, const at::Tensor& bias, double eps, at::ScalarType dtype) {
   const int64_t D = weight.numel();
   TORCH_CHECK(D && x.dim() && x.size(-1) == D && bias.numel() == D, "add_layer_norm: x has shape ", x.sizes(),
               ", weight ", weight.sizes(), ", bias ", bias.sizes());
   TORCH_CHECK(!y || (y->sizes() == x.sizes() && y->scalar_type() == dtype), "add_layer_norm: y has shape ",
               y ? y->sizes() : x.sizes(), " for x ", x.sizes());
+  TORCH_CHECK(!y_bias || (y && y_bias->numel() == D), "add_layer_norm: y_bias needs y, and ", D, " numbers");
   const Sizes size{x.numel() / D, D, eps};
   const at::Tensor x_c = x.contiguous(), y_c = y ? y->contiguous() : at::Tensor();
   const at::Tensor w = weight.to(at::kFloat).contiguous(), b = bias.to(at::kFloat).contiguous();
+  const at::Tensor yb = y_bias ? y_bias->to(at::kFloat).contiguous() : at::Tensor();
   const auto floats = x.options().dtype(at::kFloat);
   at::Tensor s = y ? at::empty(x.sizes(), x.options()) : at::empty({0}, x.options());
   at::Tensor out = at::empty(x.sizes(), x.options().dtype(dtype));
   at::Tensor mean = at::empty({size.rows}, floats), rstd = at::empty({size.rows}, floats);
   dispatch(x.scalar_type(), dtype, [&]<typename X, typename Y>(X, Y) {
-    forward<X, Y>(size, x_c.const_data_ptr<X>(), y ? y_c.const_data_ptr<Y>() : nullptr, w.const_data_ptr<float>(),
-                  b.const_data_ptr<float>(), y ? s.mutable_data_ptr<X>() : nullptr, out.mutable_data_ptr<Y>(),
-                  mean.mutable_data_ptr<float>(), rstd.mutable_data_ptr<float>());
+    forward<X, Y>(size, x_c.const_data_ptr<X>(), y ? y_c.const_data_ptr<Y>() : nullptr,
+                  y_bias ? yb.const_data_ptr<float>() : nullptr, w.const_data_ptr<float>(), b.const_data_ptr<float>(),
+                  y ? s.mutable_data_ptr<X>() : nullptr, out.mutable_data_ptr<Y>(), mean.mutable_data_ptr<float>(),
+                  rstd.mutable_data_ptr<float>());
   });
   return {s, out, mean, rstd};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm_backward(
+std::tuple<at::Tensor, at::Tensor, at::Tensor> add_layer_norm_backward(
     const std::optional<at::Tensor>& grad_s, const at::Tensor& grad_out, const at::Tensor& s, const at::Tensor& weight,
-    const at::Tensor& mean, const at::Tensor& rstd, bool need_y) {
+    const at::Tensor& mean, const at::Tensor& rstd, bool need_y, bool need_y_bias) {
   const int64_t D = weight.numel();
   const Sizes size{mean.numel(), D, 0};
   TORCH_CHECK(s.numel() == size.rows * D && grad_out.sizes() == s.sizes() && rstd.numel() == size.rows &&
@@ -158,15 +165,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm_backwa
   const at::Tensor w = weight.to(at::kFloat).contiguous(), m = mean.contiguous(), r = rstd.contiguous();
   at::Tensor grad_x = at::empty(s.sizes(), s.options());
   at::Tensor grad_y = need_y ? at::empty(s.sizes(), go.options()) : at::empty({0}, go.options());
-  at::Tensor sums = at::zeros({kChunks, 2, D}, s.options().dtype(at::kFloat));
+  const int64_t kinds = need_y_bias ? 3 : 2;
+  at::Tensor sums = at::zeros({kChunks, kinds, D}, s.options().dtype(at::kFloat));
   dispatch(s.scalar_type(), go.scalar_type(), [&]<typename X, typename Y>(X, Y) {
     backward<X, Y>(size, grad_s ? gs.const_data_ptr<X>() : nullptr, go.const_data_ptr<Y>(), s_c.const_data_ptr<X>(),
                    w.const_data_ptr<float>(), m.const_data_ptr<float>(), r.const_data_ptr<float>(),
-                   grad_x.mutable_data_ptr<X>(), need_y ? grad_y.mutable_data_ptr<Y>() : nullptr,
+                   grad_x.mutable_data_ptr<X>(), need_y ? grad_y.mutable_data_ptr<Y>() : nullptr, kinds,
                    sums.mutable_data_ptr<float>());
   });
-  at::Tensor parameters = sums.sum(0);
-  return {grad_x, grad_y, parameters[0].clone(), parameters[1].clone()};
+  return {grad_x, grad_y, sums.sum(0)};
 }
 
 }  // namespace mae_fast

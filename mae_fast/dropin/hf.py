@@ -21,7 +21,9 @@ from mae_fast import ops
 from mae_fast.dropin.forward_swap import ForwardSwap
 from mae_fast.model import masking
 from mae_fast.model.attention import ATTENTION
-from mae_fast.model.blocks import add_norm, compute_dtype, is_plain
+from mae_fast.model.linear import is_plain
+from mae_fast.model.precision import compute_dtype
+from mae_fast.model.stream import Stream, add_norm
 
 _swap = ForwardSwap()
 KEEPS_WEIGHTS = "_mae_fast_keeps_weights"
@@ -144,11 +146,11 @@ def _gelu(mlp: nn.Module, linear: nn.Module) -> bool:
 
 
 def _layer(original, self, hidden_states: Tensor, *args, **kwargs) -> Tensor:
-    x, normed = add_norm(hidden_states, None, self.layernorm_before)
+    x, normed = add_norm(Stream(hidden_states), self.layernorm_before)
     if hasattr(self, "output"):  # transformers up to 5.8
-        x, normed = add_norm(x, self.attention(normed, *args, **kwargs), self.layernorm_after)
+        x, normed = add_norm(Stream(x, self.attention(normed, *args, **kwargs)), self.layernorm_after)
         return self.output(self.intermediate(normed), x)
-    x, normed = add_norm(x, self.dropout(self.attention(normed, *args, **kwargs)[0]), self.layernorm_after)
+    x, normed = add_norm(Stream(x, self.dropout(self.attention(normed, *args, **kwargs)[0])), self.layernorm_after)
     return self.dropout(self.mlp(normed)) + x
 
 
@@ -165,15 +167,13 @@ def _embeddings(original, self, pixel_values: Tensor, noise: Tensor | None = Non
     ):
         return original(self, pixel_values, noise, interpolate_pos_encoding)
     device, weight = pixel_values.device, patches.projection.weight
-    noise = masking.uniform(B, (1, L), device) if noise is None else noise.to(device)
-    len_keep = int(L * (1 - self.config.mask_ratio))
-    ids_shuffle, ids_restore, mask = ops.random_masking(noise, len_keep)
+    noise = masking.uniform if noise is None else noise.to(device)
+    ids_shuffle, ids_restore, mask, len_keep = masking.draw_mask(noise, B, (1, L), device, self.config.mask_ratio)
     ids_keep = ids_shuffle[:, :len_keep]
     visible = ops.gather_patches(pixel_values, ids_keep, weight.shape[-1], [], [], compute_dtype(device, weight.dtype))
     x = F.linear(visible, weight.permute(0, 2, 3, 1).flatten(1), patches.projection.bias)
-    x = x + F.embedding(ids_keep, self.position_embeddings[0, 1:])
     cls = (self.cls_token + self.position_embeddings[:, :1]).expand(B, -1, -1)
-    return torch.cat([cls, x], dim=1), mask, ids_restore
+    return torch.cat([cls, x + F.embedding(ids_keep, self.position_embeddings[0, 1:])], dim=1), mask, ids_restore
 
 
 def _plain_convolution(projection: nn.Module) -> bool:

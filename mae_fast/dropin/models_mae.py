@@ -65,10 +65,7 @@ class MaskedAutoencoderViT(model.MaskedAutoencoderViT):
         x = self.patch_embed(x) + self.pos_embed[:, 1:]
         x, mask, ids_restore = self.random_masking(x, mask_ratio)
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        x = torch.cat([cls, x], dim=1)
-        for block in self.blocks:
-            x = self._run(block, x)
-        return self.norm(x), mask, ids_restore
+        return self.norm(self._run(self.blocks, torch.cat([cls, x], dim=1)).sum()), mask, ids_restore
 
     def forward_decoder(self, x: Tensor, ids_restore: Tensor) -> Tensor:
         """Latent x (B, 1+K, D), ids_restore (B, L) -> predicted pixels of every patch, in image order: (B, L, P)."""

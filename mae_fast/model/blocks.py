@@ -3,27 +3,11 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mae_fast import ops
-
-
-def is_plain(module: nn.Module, cls: type) -> bool:
-    """Whether the module is just what it says, nothing wrapped or hooked: its parameters may be used alone."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return type(module) is cls and not hooked
-
-
-def compute_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """What matrix products compute in: autocast's type, else the given one."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
-
-
-def add_norm(x: Tensor, y: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """-> x + y, the residual stream, and its norm, in the type that the product after it computes in."""
-    if is_plain(norm, nn.LayerNorm) and norm.bias is not None:
-        return ops.add_layer_norm(x, y, norm.weight, norm.bias, norm.eps, compute_dtype(x.device, x.dtype))
-    x = x if y is None else x + y
-    return x, norm(x)
+from mae_fast.model.linear import is_plain, split_linear
+from mae_fast.model.stream import Stream, add_norm
 
 
 class Attention(nn.Module):
@@ -35,8 +19,14 @@ class Attention(nn.Module):
 
     def forward(self, x_BND: Tensor, first: int = 0) -> Tensor:
         """Every row attends to every row; the result is that of the rows from `first` on."""
-        x = self.attention(self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1)))
-        return self.proj(x[:, first:])
+        return self.proj(self.attend(x_BND)[:, first:])
+
+    def split(self, x_BND: Tensor, first: int = 0) -> tuple[Tensor, Tensor | None]:
+        """The same with the last bias apart."""
+        return split_linear(self.proj, self.attend(x_BND)[:, first:])
+
+    def attend(self, x_BND: Tensor) -> Tensor:
+        return self.attention(self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1)))
 
 
 class Mlp(nn.Module):
@@ -46,9 +36,15 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_plain(self.fc1, nn.Linear) and self.fc1.bias is not None:
-            return self.fc2(ops.bias_gelu(F.linear(x, self.fc1.weight), self.fc1.bias))
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.hidden(x))
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The same with the last bias apart."""
+        return split_linear(self.fc2, self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        x, bias = split_linear(self.fc1, x)
+        return F.gelu(x) if bias is None else ops.bias_gelu(x, bias)
 
 
 class Block(nn.Module):
@@ -61,9 +57,38 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
         """x (B, N, D) -> (B, N - first, D): the rows before `first` are attended to and computed no further."""
-        x, normed = add_norm(x, None, self.norm1)
-        x, normed = add_norm(x[:, first:], self.attn(normed, first), self.norm2)
-        return x + self.mlp(normed)
+        return self.hand_on(Stream(x), first).sum()
+
+    def hand_on(self, stream: Stream, first: int = 0) -> Stream:
+        """The same with the MLP's branch left for the next norm to add."""
+        x, normed = add_norm(stream, self.norm1)
+        x, normed = add_norm(Stream(x[:, first:], *branch(self.attn, Attention, normed, first)), self.norm2)
+        return Stream(x, *branch(self.mlp, Mlp, normed))
+
+
+def branch(module: nn.Module, cls: type, *args) -> tuple[Tensor, Tensor | None]:
+    """-> what a block adds to its stream, the last bias apart where the module is what the block made it."""
+    return module.split(*args) if is_plain(module, cls) else (module(*args), None)
+
+
+def run_blocks(blocks: nn.ModuleList, x_BND: Tensor, first: int = 0, checkpointing: bool = False) -> Stream:
+    """Blocks one after another; what goes on from the last are its rows from `first` on: (B, N - first, D).
+
+    checkpointing: keep each block's input alone for the backward pass, which runs the block again.
+    """
+    if not len(blocks):
+        return Stream(x_BND[:, first:])
+    stream = Stream(x_BND)
+    for i, block in enumerate(blocks):
+        rows = first if i + 1 == len(blocks) else 0
+        if checkpointing and torch.is_grad_enabled():  # nothing is random in a block
+            x = checkpoint(block, stream.sum(), rows, use_reentrant=False, preserve_rng_state=False)
+            stream = Stream(x)
+        elif is_plain(block, Block):
+            stream = block.hand_on(stream, rows)
+        else:  # what looks at a block's input and output finds the sums there
+            stream = Stream(block(stream.sum(), rows))
+    return stream
 
 
 class PatchEmbed(nn.Module):

@@ -9,13 +9,14 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mae_fast import config, ops
 from mae_fast.model import masking
 from mae_fast.model.attention import attention_named
-from mae_fast.model.blocks import Block, PatchEmbed, check_sizes, compute_dtype
+from mae_fast.model.blocks import Block, PatchEmbed, check_sizes, run_blocks
 from mae_fast.model.positions import sincos_2d
+from mae_fast.model.precision import compute_dtype, stream_dtype
+from mae_fast.model.stream import Stream, add_norm
 
 
 class MaskedAutoencoderViT(nn.Module):
@@ -28,6 +29,7 @@ class MaskedAutoencoderViT(nn.Module):
     """
 
     activation_checkpointing = False  # keep each block's input alone for the backward pass, which runs the block again
+    stream: torch.dtype | None = None  # type of the residual stream, see mae_fast.model.precision
 
     def __init__(
         self,
@@ -109,15 +111,13 @@ class MaskedAutoencoderViT(nn.Module):
     def forward_encoder(self, imgs: Tensor, mask_ratio: float, noise: Tensor | None = None):
         """-> latent (B, 1+K, D), mask (B, L) with 1 = removed, ids_restore (B, L)."""
         ids_shuffle, ids_restore, mask, len_keep = self._draw_mask(imgs, mask_ratio, noise)
-        return self._encoder(imgs, ids_shuffle[:, :len_keep]), mask, ids_restore
+        return self.norm(self._encoder(imgs, ids_shuffle[:, :len_keep]).sum()), mask, ids_restore
 
     def forward_decoder(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
         """latent (B, 1+K, D), ids_restore (B, L) -> predicted pixels of every patch, in image order: (B, L, P)."""
         self.require_decoder()
         x = ops.unshuffle(self.decoder_embed(latent), self.mask_token, self.decoder_pos_embed, ids_restore)
-        for block in self.decoder_blocks:
-            x = self._run(block, x)
-        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        return self.decoder_pred(add_norm(self._run(self.decoder_blocks, x), self.decoder_norm)[1])[:, 1:]
 
     def forward_loss(self, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
         """Mean squared error of pred (B, L, P) over the patches where mask (B, L) is 1; any mask, any weights."""
@@ -134,7 +134,8 @@ class MaskedAutoencoderViT(nn.Module):
         noise (B, L): the patches with the lowest noise are kept; drawn from torch's generator when None.
         """
         ids_shuffle, ids_restore, mask, len_keep = self._draw_mask(imgs, mask_ratio, noise, for_loss=True)
-        pred = self.forward_decoder(self._encoder(imgs, ids_shuffle[:, :len_keep]), ids_restore)
+        latent = add_norm(self._encoder(imgs, ids_shuffle[:, :len_keep]), self.norm)[1]
+        pred = self.forward_decoder(latent, ids_restore)
         # With nothing kept, pred has as many rows as ids, and masked_mse would take them in the order of ids.
         ids_masked = ids_shuffle[:, len_keep:] if len_keep else ids_restore.sort(dim=1).values
         return self._masked_mse(pred, imgs, ids_masked), pred, mask
@@ -148,20 +149,19 @@ class MaskedAutoencoderViT(nn.Module):
         """
         self.require_decoder()
         ids_shuffle, _, _, len_keep = self._draw_mask(imgs, mask_ratio, noise, for_loss=True)
-        visible = self.decoder_embed(self._encoder(imgs, ids_shuffle[:, :len_keep]))
+        latent = add_norm(self._encoder(imgs, ids_shuffle[:, :len_keep]), self.norm)[1]
+        visible = self.decoder_embed(latent)
         masked = self.mask_token.to(visible.dtype).expand(len(imgs), ids_shuffle.shape[1] - len_keep, -1)
         cls_pos, patch_pos = self.decoder_pos_embed[:, :1], self.decoder_pos_embed[0, 1:]
         positions = torch.cat([cls_pos.expand(len(imgs), -1, -1), F.embedding(ids_shuffle, patch_pos)], dim=1)
         x = torch.cat([visible, masked], dim=1) + positions
-        for block in self.decoder_blocks:
-            x = self._run(block, x, first=1 + len_keep if block is self.decoder_blocks[-1] else 0)
-        pred = self.decoder_pred(self.decoder_norm(x[:, -masked.shape[1] :]))
+        pred = self.decoder_pred(add_norm(self._run(self.decoder_blocks, x, 1 + len_keep), self.decoder_norm)[1])
         return self._masked_mse(pred, imgs, ids_shuffle[:, len_keep:])
 
     def encode(self, imgs: Tensor) -> Tensor:
         """Features of the whole image, nothing masked: (B, 1+L, D), cls first, then patches in image order."""
         self.patch_embed.check(imgs)
-        return self._encoder(imgs, self.patch_embed.all_ids(imgs))
+        return self.norm(self._encoder(imgs, self.patch_embed.all_ids(imgs)).sum())
 
     def _draw_mask(self, imgs: Tensor, mask_ratio: float, noise: Tensor | None, for_loss: bool = False):
         self.patch_embed.check(imgs)
@@ -174,21 +174,18 @@ class MaskedAutoencoderViT(nn.Module):
             )
         return *drawn, len_keep
 
-    def _encoder(self, imgs: Tensor, ids_BK: Tensor) -> Tensor:
-        """The patches `ids` of each image -> (B, 1+K, D)."""
+    def _encoder(self, imgs: Tensor, ids_BK: Tensor) -> Stream:
+        """The patches `ids` of each image -> (B, 1+K, D), before the norm."""
         dtype = compute_dtype(imgs.device, self.patch_embed.proj.weight.dtype)
         patches = ops.gather_patches(imgs, ids_BK, self.patch_embed.patch_size[0], self.mean, self.std, dtype)
         x = self.patch_embed(patches) + F.embedding(ids_BK, self.pos_embed[0, 1:])
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(imgs), -1, -1)
-        x = torch.cat([cls, x], dim=1)
-        for block in self.blocks:
-            x = self._run(block, x)
-        return self.norm(x)
+        return self._run(self.blocks, torch.cat([cls, x], dim=1))
 
-    def _run(self, block: Block, x: Tensor, first: int = 0) -> Tensor:
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, first, use_reentrant=False, preserve_rng_state=False)  # nothing random in it
-        return block(x, first)
+    def _run(self, blocks: nn.ModuleList, x_BND: Tensor, first: int = 0) -> Stream:
+        parameters, device = self.cls_token.dtype, x_BND.device
+        dtype = stream_dtype(self.stream, parameters, compute_dtype(device, parameters), device)
+        return run_blocks(blocks, x_BND.to(dtype), first, self.activation_checkpointing)
 
     def _masked_mse(self, pred: Tensor, imgs: Tensor, ids: Tensor) -> Tensor:
         return ops.masked_mse(pred, imgs, ids, self.patch_embed.patch_size[0], self.mean, self.std, self.norm_pix_loss)

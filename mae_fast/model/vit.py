@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mae_fast.model.attention import attention_named
-from mae_fast.model.blocks import Block, PatchEmbed, add_norm
+from mae_fast.model.blocks import Block, PatchEmbed
+from mae_fast.model.stream import Stream, add_norm
 
 
 def trunc_normal_(x: Tensor, std: float) -> None:
@@ -47,8 +48,8 @@ class DropPathBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or isinstance(self.drop_path, nn.Identity):
             return super().forward(x)
-        x, normed = add_norm(x, None, self.norm1)
-        x, normed = add_norm(x, self.drop_path(self.attn(normed)), self.norm2)
+        x, normed = add_norm(Stream(x), self.norm1)
+        x, normed = add_norm(Stream(x, self.drop_path(self.attn(normed))), self.norm2)
         return x + self.drop_path(self.mlp(normed))
 
 

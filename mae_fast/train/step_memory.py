@@ -2,14 +2,14 @@
 
 Counted for `training_loss` with the fused ops or PyTorch's fused attention, which keep no targets, no attention
 probabilities and no predictions of visible patches. In bytes, for N tokens of width D through H heads, c bytes a number
-of the products' type and 4 of the residual stream's, a block keeps for its backward pass
+of the products' type and s of the residual stream's, a block keeps for its backward pass
 
-    norm1      N (4 D + 8)            the stream, mean and 1/std      norm2     N (4 D + 8)
+    norm1      N (s D + 8)            the stream, mean and 1/std      norm2     N (s D + 8)
     qkv        N c D                  its input                       fc1       N c D
     attention  N (4 c D + 4 H)        q, k, v, result, logsumexp      GELU      N c hidden
     proj       nothing: attention's result is there                   fc2       N c hidden
 
-and with activation checkpointing its input alone, N 4 D. Where bias_gelu has no kernel (eager, on a GPU) GELU keeps its
+and with activation checkpointing its input alone, N s D. Where bias_gelu has no kernel (eager, on a GPU) GELU keeps its
 input with the bias added in float32, N 4 hidden.
 """
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from mae_fast.model import MaskedAutoencoderViT, stages
+from mae_fast.model.precision import stream_dtype
 from mae_fast.model.stages import Stage
 from mae_fast.ops import backends
 from mae_fast.train import distributed
@@ -56,13 +57,15 @@ def step_memory(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     step, c = stages.of_model(model, mask_ratio), dtype.itemsize
     D, d, P = step.encoder.width, step.decoder.width, step.P
-    wide = 4 if backends()["bias_gelu"].get(model.cls_token.device.type) == "reference" else c
-    blocks = [_block(stage, c, wide) for stage in step.blocks for _ in range(stage.layers)]
-    inputs = [stage.tokens * stage.width * 4 for stage in step.blocks for _ in range(stage.layers)]
+    device = model.cls_token.device
+    s = stream_dtype(model.stream, model.cls_token.dtype, dtype, device).itemsize
+    wide = 4 if backends()["bias_gelu"].get(device.type) == "reference" else c
+    blocks = [_block(stage, c, s, wide) for stage in step.blocks for _ in range(stage.layers)]
+    inputs = [stage.tokens * stage.width * s for stage in step.blocks for _ in range(stage.layers)]
     outside = (
         step.visible * P * c  # patches
-        + (1 + step.visible) * (4 * D + 8 + c * D)  # encoder norm, decoder_embed
-        + step.masked * (4 * d + 8 + c * d)  # decoder norm, decoder_pred
+        + (1 + step.visible) * (s * D + 8 + c * D)  # encoder norm, decoder_embed
+        + step.masked * (s * d + 8 + c * d)  # decoder norm, decoder_pred
         + step.masked * P * c  # the loss keeps pred - target
         + step.L * 8  # the shuffled ids
     )
@@ -80,8 +83,8 @@ def step_memory(
     )
 
 
-def _block(stage: Stage, c: int, wide: int) -> int:
-    """Bytes an image that a block keeps. wide: bytes of a number that GELU keeps."""
+def _block(stage: Stage, c: int, s: int, wide: int) -> int:
+    """Bytes an image that a block keeps. c, s, wide: bytes of a number of the products, the stream and GELU's input."""
     N, rows, D, hidden, H = stage.tokens, stage.rows, stage.width, stage.hidden, stage.heads
-    attention = N * (4 * D + 8 + 5 * c * D + 4 * H) + (rows * c * D if rows < N else 0)  # proj copies its rows
-    return attention + rows * (4 * D + 8 + c * D + (wide + c) * hidden)
+    attention = N * (s * D + 8 + 5 * c * D + 4 * H) + (rows * c * D if rows < N else 0)  # proj copies its rows
+    return attention + rows * (s * D + 8 + c * D + (wide + c) * hidden)

@@ -143,10 +143,10 @@ def test_heads_too_wide_are_refused_and_no_images_are_none():
 
 def test_of_nothing_there_are_no_rows_and_no_gradients():
     weight, x = torch.ones(8, device=DEVICE), torch.empty(0, 5, 8, device=DEVICE)
-    s, out, mean, rstd = add_layer_norm.add_layer_norm(x, x, weight, weight, 1e-6, torch.bfloat16)
+    s, out, mean, rstd = add_layer_norm.add_layer_norm(x, x, weight, weight, weight, 1e-6, torch.bfloat16)
     assert s.shape == out.shape == x.shape and out.dtype == torch.bfloat16 and mean.shape == rstd.shape == (0,)
-    grads = add_layer_norm.add_layer_norm_backward(None, out, s, weight, mean, rstd, False)
-    assert [grad.shape for grad in grads] == [x.shape, (0,), (8,), (8,)] and not grads[2].any() and not grads[3].any()
+    grads = add_layer_norm.add_layer_norm_backward(None, out, s, weight, mean, rstd, False, True)
+    assert [grad.shape for grad in grads] == [x.shape, (0,), (3, 8)] and not grads[2].any()
     assert bias_gelu.bias_gelu(x, weight).shape == x.shape
     grad_x, grad_bias = bias_gelu.bias_gelu_backward(x, x, weight)
     assert grad_x.shape == x.shape and grad_bias.shape == (8,) and not grad_bias.any()
@@ -157,14 +157,15 @@ def test_of_nothing_there_are_no_rows_and_no_gradients():
 def test_wide_and_narrow_norms(D, rows):
     """More rows than a program takes at a time, and widths that fill no power of two."""
     x, y, g = (torch.randn(rows, D, device=DEVICE) for _ in range(3))
-    weight, bias = (torch.randn(D, device=DEVICE, requires_grad=True) for _ in range(2))
+    parameters = [torch.randn(D, device=DEVICE, requires_grad=True) for _ in range(3)]
+    y_bias, weight, bias = (parameter.detach() for parameter in parameters)
     leaf = x.clone().requires_grad_()
-    wanted_s, wanted = reference.add_layer_norm(leaf, y, weight, bias, 1e-6, torch.float32)
-    s, out, mean, rstd = add_layer_norm.add_layer_norm(x, y, weight.detach(), bias.detach(), 1e-6, torch.float32)
+    wanted_s, wanted = reference.add_layer_norm(leaf, y, *parameters, 1e-6, torch.float32)
+    s, out, mean, rstd = add_layer_norm.add_layer_norm(x, y, y_bias, weight, bias, 1e-6, torch.float32)
     torch.testing.assert_close(out, wanted.detach(), rtol=1e-5, atol=1e-5)
-    wanted_grads = torch.autograd.grad((wanted * g).sum() + (wanted_s * y).sum(), (leaf, weight, bias))
-    grads = add_layer_norm.add_layer_norm_backward(y, g, s, weight.detach(), mean, rstd, True)
-    for got, expected in zip((grads[0], *grads[2:]), wanted_grads, strict=True):
+    wanted_grads = torch.autograd.grad((wanted * g).sum() + (wanted_s * y).sum(), (leaf, *parameters))
+    grads = add_layer_norm.add_layer_norm_backward(y, g, s, weight, mean, rstd, True, True)
+    for got, expected in zip((grads[0], grads[2][2], *grads[2][:2]), wanted_grads, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(grads[0], grads[1])
 

@@ -81,5 +81,5 @@ def test_inference_mode_and_checkpointed_blocks():
     wanted = gradients(fast, fast.training_loss(imgs, 0.75, noise))
     apply_activation_checkpointing(fast, check_fn=lambda module: type(module).__name__ == "Block")
     got = gradients(fast, fast.training_loss(imgs, 0.75, noise))
-    for name, grad in got.items():
-        assert torch.equal(grad, wanted[name.replace("_checkpoint_wrapped_module.", "")])
+    for name, grad in got.items():  # a wrapped block ends in a sum, whose bias gradient is added up in another order
+        assert error(grad, wanted[name.replace("_checkpoint_wrapped_module.", "")]) < 1e-6, name

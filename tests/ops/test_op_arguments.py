@@ -66,8 +66,11 @@ def bad_inputs():
     yield "pred", ops.masked_mse, (torch.randn(2, 2, 12), imgs, ids, 2, three, three, True)
     yield "pred", ops.masked_mse, (torch.randn(2, 1, 13), imgs, ids, 2, three, three, True)
     norm = torch.randn(5), torch.randn(5), 1e-6, f32
-    yield "x, weight, bias", ops.add_layer_norm, (torch.randn(2, 4), None, *norm)
-    yield "y", ops.add_layer_norm, (torch.randn(2, 5), torch.randn(5), *norm)
+    x = torch.randn(2, 5)
+    yield "x, weight, bias", ops.add_layer_norm, (torch.randn(2, 4), None, None, *norm)
+    yield "y", ops.add_layer_norm, (x, torch.randn(5), None, *norm)
+    yield "y_bias", ops.add_layer_norm, (x, x, torch.randn(1), *norm)
+    yield "y_bias", ops.add_layer_norm, (x, None, torch.randn(5), *norm)
     yield "x, bias", ops.bias_gelu, (torch.randn(2, 5), torch.randn(4))
     yield "x, bias", ops.bias_gelu, (torch.ones(2, 5).long(), torch.randn(5))
     yield "qkv", ops.attention, (torch.randn(2, 5, 2, 4, 8),)

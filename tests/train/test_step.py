@@ -30,10 +30,11 @@ def batches(number):
     return torch.randint(0, 256, (number, 6, 32, 32, 3), dtype=torch.uint8, generator=generator)
 
 
-def plain_weights(updates, accumulate=1, clip=None):
+def plain_weights(updates, accumulate=1, clip=None, checkpointing=False):
     """Of as many updates, by a loop without TrainingStep."""
     torch.manual_seed(0)
     model = mae_fast.MaskedAutoencoderViT(**SIZES)
+    model.activation_checkpointing = checkpointing
     optimizer = torch.optim.AdamW(make_optimizer(model, "adamw", 1e-3, 0.05).param_groups, betas=(0.9, 0.95))
     torch.manual_seed(1)
     for group in batches(updates * accumulate).split(accumulate):
@@ -55,7 +56,8 @@ def test_it_is_the_plain_loop(updates, options):
     step = build(**options)
     losses = [step(imgs, 1e-3) for imgs in batches(updates * accumulate)]
     assert [loss is None for loss in losses] == ([True] * (accumulate - 1) + [False]) * updates
-    for name, wanted in plain_weights(updates, accumulate, options.get("clip_grad")).items():
+    plain = plain_weights(updates, accumulate, options.get("clip_grad"), options.get("checkpointing", False))
+    for name, wanted in plain.items():
         assert torch.allclose(step.model.state_dict()[name], wanted, rtol=1e-4, atol=1e-6), name
 
 

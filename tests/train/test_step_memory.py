@@ -32,9 +32,10 @@ def build(checkpointing=False):
 
 @fused
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("dtype", [FP32, BF16])
-def test_activations_are_counted_to_the_byte(dtype, checkpointing):
+@pytest.mark.parametrize("dtype, stream", [(FP32, None), (BF16, None), (BF16, BF16)])
+def test_activations_are_counted_to_the_byte(dtype, stream, checkpointing):
     model = build(checkpointing)
+    model.stream = stream
     images = saved(model, 5, dtype) - saved(model, 2, dtype)
     assert images == 3 * step_memory(model, dtype).activations
 
