@@ -18,6 +18,7 @@ import triton.language as tl
 FORWARD = {
     512: {"ROWS": 4, "num_warps": 4},
     1024: {"ROWS": 4, "num_warps": 8},
+    2048: {"ROWS": 1, "num_warps": 8},
 }
 # And tiles in flight, programs a multiprocessor. H100, of 18, in a bfloat16 stream, launch included: 67 % of the copy
 # limit at 50,432 x 512, 40 % at 12,800 x 768. The partial sums of more programs cost more than they save.

@@ -73,7 +73,8 @@ def calls(step: Stages, batch: int):
 
 def launches():
     bf16, fp32 = torch.bfloat16, torch.float32
-    for (rows, D), stream in product(((64 * 50, 768), (64 * 50, 1024), (64 * 197, 512)), (fp32, bf16)):
+    widths = (64 * 50, 384), (64 * 50, 768), (64 * 50, 1024), (64 * 65, 1280), (64 * 197, 512), (64, 32), (64, 4096)
+    for (rows, D), stream in product(widths, (fp32, bf16)):
         x, y, weight, row = meta(rows, D, dtype=stream), meta(rows, D, dtype=bf16), meta(D), meta(rows)
         name = f"D={D} {dtype_name(stream)} stream"
         yield name, "add_layer_norm", (x, y, weight, weight, weight, 1e-6, bf16)
