@@ -10,6 +10,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Types that matrix products compute in, by the names that flags and tables use.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+# Types of the residual stream; None is left to mae_fast.model.precision.
+STREAMS = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+
 
 def dtype_name(dtype: torch.dtype) -> str:
     """torch.bfloat16 -> "bfloat16"."""

@@ -1,29 +1,16 @@
-"""Two loss curves held together: of two log files, or of the fast path and the plain reference trained side by side."""
+"""Two loss curves held together: of two log files, or of two sides that were trained together."""
 
 import json
 import math
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice
 from pathlib import Path
 from statistics import mean
 
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
-from mae_fast import reference
-from mae_fast.config import Preset
-from mae_fast.data import make_loader, open_source
 from mae_fast.files.atomic import write_atomic
-from mae_fast.model import MaskedAutoencoderViT
-from mae_fast.parity.model import MASK_RATIO, autocast
-from mae_fast.recipe import Schedule
-from mae_fast.train.optim import lr_at, make_optimizer, set_lr
 
 RELATIVE, ABSOLUTE = 0.05, 2e-4  # what passes, unless asked to be stricter
-WARMUP, LR = 0.2, 1e-3  # share of the steps; a rate high enough for the curve to fall
+OF_AUTOCAST = 1.5  # times plain autocast's difference from float32: what passes over several seeds
 
 
 @dataclass(frozen=True)
@@ -92,54 +79,9 @@ def compare_logs(a: str | Path, b: str | Path, relative: float, absolute: float)
     return compare(*curves.values(), relative, absolute), curves
 
 
-def train_both(
-    preset: Preset, img_size: int, steps: int, batch: int, dtype: torch.dtype, device: str, compiled: bool,
-    images: str | None = None,
-) -> dict[str, list[float]]:  # fmt: skip
-    """The losses of the float32 reference and of the fast path: same images, masks, weights and optimizer.
-
-    images: a folder of pictures; without one, smooth random pictures.
-    """
-    kwargs = preset.kwargs() | {"img_size": img_size, "norm_pix_loss": True}
-    torch.manual_seed(0)
-    plain, fast = reference.MaskedAutoencoderViT(**kwargs), MaskedAutoencoderViT(**kwargs)
-    fast.load_state_dict(plain.state_dict())
-    plain, fast = plain.to(device), fast.to(device)
-    losses_of = {"plain": plain.training_loss, "fast": fast.training_loss}
-    if compiled:
-        losses_of["fast"] = torch.compile(fast.training_loss, dynamic=False)
-    optimizers = {"plain": make_optimizer(plain, "adamw", LR, 0.05), "fast": make_optimizer(fast, "adamw", LR, 0.05)}
-    dtypes = {"plain": torch.float32, "fast": dtype}
-    schedule = Schedule(lr=LR, warmup_epochs=WARMUP * steps, epochs=steps)  # a step for an epoch
-    curves = {name: [] for name in losses_of}
-    pictures = _photographs(images, batch, img_size, device) if images else _smooth(batch, img_size, device)
-    with tqdm(total=steps, unit=" steps", leave=False) as bar:
-        for step, imgs in enumerate(islice(pictures, steps)):
-            noise = torch.rand(batch, fast.patch_embed.num_patches, device=device)
-            for name, optimizer in optimizers.items():
-                set_lr(optimizer, lr_at(step, schedule))
-                with autocast(imgs.device, dtypes[name]):
-                    loss = losses_of[name](imgs, MASK_RATIO, noise)
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                curves[name].append(loss.item())
-            bar.update()
-    return curves
-
-
-def _photographs(folder: str, batch: int, img_size: int, device: str) -> Iterator[Tensor]:
-    loader = make_loader(open_source(folder), batch, img_size, seed=0, device=device)
-    for epoch in count():
-        for imgs, _ in loader.epoch(epoch):
-            yield imgs
-
-
-def _smooth(batch: int, img_size: int, device: str) -> Iterator[Tensor]:
-    """Images in which neighbouring patches are alike, so that there is something to learn."""
-    while True:
-        coarse = torch.randn(batch, 3, 6, 6, device=device)
-        yield torch.nn.functional.interpolate(coarse, (img_size, img_size), mode="bicubic")
+def over_seeds(runs: list[dict[str, list[float]]]) -> tuple[float, float]:
+    """Mean relative difference from "plain" of "fast" and of "autocast", over the curves of several seeds."""
+    return tuple(mean(compare(run["plain"], run[side]).relative for run in runs) for side in ("fast", "autocast"))
 
 
 def draw(curves: dict[str, list[float]], title: str, file: str | Path) -> None:

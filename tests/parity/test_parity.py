@@ -127,3 +127,18 @@ def test_both_sides_are_trained(small, wrong_kernel, tmp_path):
     assert len(curves["plain"]) == 4 and curves["plain"] != curves["fast"]
     with wrong_kernel("masked_mse"):
         assert main(flags.split()) == 1
+
+
+def test_a_bf16_stream_is_held_to_plain_autocast(small, wrong_kernel, tmp_path):
+    flags = f"parity curve --device cpu --steps 8 --batch 4 --img_size 32 --seeds 2 --json {tmp_path / 'v.json'}"
+    main([*flags.split(), "--stream", "bf16"])  # of so few steps it may hold or not
+    written = json.loads((tmp_path / "v.json").read_text())
+    assert written["holds"] is (written["of_autocast"] <= curve.OF_AUTOCAST) and written["of_autocast"] > 0.1
+    first, second = written["curves"]
+    assert first.keys() == {"plain", "autocast", "fast"} and first != second
+    narrow = [first[side] for side in ("autocast", "fast")]
+    main([*flags.split(), "--stream", "fp32"])
+    others = json.loads((tmp_path / "v.json").read_text())["curves"][0]
+    assert others["autocast"] == narrow[0] and others["fast"] != narrow[1]
+    with wrong_kernel("masked_mse"):
+        assert main(flags.split()) == 1
