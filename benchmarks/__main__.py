@@ -26,6 +26,7 @@ PARTS = {
     "scaling": "our step at several batch sizes and on several processes",
     "waterfall": "from the plain reference to the fast step, one change a bar",
     "attention": "attention alone, beside SDPA in all its kinds and xformers",
+    "blocks": "block sizes of the Triton kernels, swept on this GPU",
     "limits": "copy bandwidth, matrix rate at the model's shapes, JPEG decoding",
 }
 

@@ -15,8 +15,7 @@ import triton.language as tl
 FORWARD = {"BLOCK": 2048, "num_warps": 4}
 # Rows and columns of a tile, tiles in flight; programs a multiprocessor. Not timed: they are the best of 32 that a
 # sketch of this kernel was timed with on an H100 (83 % of the copy limit at 12,800 x 3072, 92 % at 50,432 x 2048).
-BACKWARD = {"ROWS": 32, "COLS": 128, "STAGES": 3, "num_warps": 4}
-PROGRAMS = 16
+BACKWARD = {"ROWS": 32, "COLS": 128, "STAGES": 3, "num_warps": 4, "PROGRAMS": 16}
 
 
 @triton.jit
@@ -74,11 +73,12 @@ def bias_gelu_backward(grad, x, bias):
     grad_x, rows = torch.empty_like(x), x.numel() // max(1, D)
     if x.numel() == 0:
         return grad_x, torch.zeros(D, dtype=torch.float32, device=x.device)
-    columns = triton.cdiv(D, BACKWARD["COLS"])
+    tile = dict(BACKWARD)
+    columns, a_multiprocessor = triton.cdiv(D, tile["COLS"]), tile.pop("PROGRAMS")
     multiprocessors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 4
-    programs = max(1, min(multiprocessors * PROGRAMS // columns, triton.cdiv(rows, BACKWARD["ROWS"])))
+    programs = max(1, min(multiprocessors * a_multiprocessor // columns, triton.cdiv(rows, tile["ROWS"])))
     sums = torch.empty((programs, D), dtype=torch.float32, device=x.device)
     _bias_gelu_bwd_kernel[(columns, programs)](
-        grad, x, bias.float().contiguous(), grad_x, sums, rows, D, **BACKWARD
+        grad, x, bias.float().contiguous(), grad_x, sums, rows, D, **tile
     )  # fmt: skip
     return grad_x, sums.sum(0)

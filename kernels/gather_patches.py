@@ -12,16 +12,21 @@ import triton
 import triton.language as tl
 from mae_fast_kernels.patches import image_layout, patch_corner, read_patches
 
-# (numbers a program handles, warps), by bytes of a pixel. A thread should load 16 bytes two to four times before it
-# needs the first: enough in flight at 8 to 16 programs a multiprocessor. H100, Base: 50 % of the copy limit.
-BLOCKS = {1: (4096, 4), 2: (2048, 4), 4: (2048, 4), 8: (1024, 4)}
+# By bytes of a pixel: numbers a program handles, warps. A thread should load 16 bytes two to four times before it needs
+# the first: enough in flight at 8 to 16 programs a multiprocessor. H100, Base: 50 % of the copy limit.
+FORWARD = {
+    1: {"NUMBERS": 4096, "num_warps": 4},
+    2: {"NUMBERS": 2048, "num_warps": 4},
+    4: {"NUMBERS": 2048, "num_warps": 4},
+    8: {"NUMBERS": 1024, "num_warps": 4},
+}
+BACKWARD = {size: dict(options) for size, options in FORWARD.items()}
 
 
-def _blocks(element_size, block_p):
+def _blocks(options, block_p):
     """-> (patches a program, warps) for patches of block_p numbers."""
-    numbers, warps = BLOCKS[element_size]
-    rows = max(1, numbers // block_p)
-    return rows, min(16, warps * max(1, rows * block_p // numbers))
+    rows = max(1, options["NUMBERS"] // block_p)
+    return rows, min(16, options["num_warps"] * max(1, rows * block_p // options["NUMBERS"]))
 
 
 @triton.jit
@@ -77,7 +82,7 @@ def gather_patches(imgs, ids, patch_size, mean, std, dtype):
     out = torch.empty((B, K, patch_size**2 * constexprs["CHANNELS"]), dtype=dtype, device=imgs.device)
     if out.numel() == 0:
         return out
-    block_r, warps = _blocks(imgs.element_size(), constexprs["BLOCK_P"])
+    block_r, warps = _blocks(FORWARD[imgs.element_size()], constexprs["BLOCK_P"])
     _gather_patches_fwd_kernel[(triton.cdiv(B * K, block_r),)](
         imgs, ids, out, B * K, K, **sizes, **strides, stride_ib=ids.stride(0), stride_ik=ids.stride(1),
         **constexprs, BLOCK_R=block_r, num_warps=warps,
@@ -92,7 +97,7 @@ def gather_patches_backward(grad, ids, patch_size, size, dtype):
     if grad.numel() == 0:
         return grad_imgs
     block_p = triton.next_power_of_2(p * p * C)
-    block_r, warps = _blocks(grad_imgs.element_size(), block_p)
+    block_r, warps = _blocks(BACKWARD[grad_imgs.element_size()], block_p)
     _gather_patches_bwd_kernel[(triton.cdiv(B * K, block_r),)](
         grad, ids, grad_imgs, B * K, K, (H // p) * (W // p), W // p,
         *grad.stride(), *ids.stride(), *grad_imgs.stride()[:3], p, C, block_r, block_p, num_warps=warps,

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 # Elements that a program ranks, and compares with at a time; warps. H100: 1.95 times as fast as two sorts compiled.
-BLOCK_I, BLOCK_J, WARPS = 128, 32, 4
+FORWARD = {"BLOCK_I": 128, "BLOCK_J": 32, "num_warps": 4}
 
 
 @triton.jit
@@ -54,7 +54,7 @@ def random_masking(noise, len_keep):
     ids_restore = torch.empty((B, L), dtype=torch.int64, device=noise.device)
     mask = torch.empty((B, L), dtype=torch.float32, device=noise.device)
     if noise.numel():
-        _random_masking_fwd_kernel[(B, triton.cdiv(L, BLOCK_I))](
-            noise, ids_shuffle, ids_restore, mask, L, len_keep, *noise.stride(), BLOCK_I, BLOCK_J, num_warps=WARPS
+        _random_masking_fwd_kernel[(B, triton.cdiv(L, FORWARD["BLOCK_I"]))](
+            noise, ids_shuffle, ids_restore, mask, L, len_keep, *noise.stride(), **FORWARD
         )
     return ids_shuffle, ids_restore, mask

@@ -1,6 +1,6 @@
 """What each GPU's datasheet allows a training step, from the model's dimensions alone: no measurement, no GPU.
 
-    python -m benchmarks.counting.roofline [--presets small,base,large,huge] [--batch 256] [--stream 4] [--json FILE]
+    python -m benchmarks.counting.roofline [--presets small,base,large,huge] [--batch 256] [--stream 2] [--json FILE]
 
 The kernels of a step run one after another, so their times add up. Three parts, bfloat16 under autocast:
 
@@ -60,7 +60,7 @@ class Work:
     rest: float
 
 
-def work(preset: Preset, batch: int, *, img_size: int = 224, mask_ratio: float = 0.75, stream: int = 4) -> Work:
+def work(preset: Preset, batch: int, *, img_size: int = 224, mask_ratio: float = 0.75, stream: int = 2) -> Work:
     """The work of one step on a batch. stream: bytes a number of the residual stream."""
     linear, attention, rest = [], [], 0.0
     for product in flops.products(preset, batch, img_size=img_size, mask_ratio=mask_ratio):
@@ -91,7 +91,7 @@ def seconds(parts: list[tuple[float, float]], gpu: Gpu) -> float:
     return sum(max(operations / gpu.peak, size / gpu.bandwidth) for operations, size in parts)
 
 
-def rows(presets: list[str], batch: int, stream: int = 4) -> list[dict]:
+def rows(presets: list[str], batch: int, stream: int = 2) -> list[dict]:
     """A row for each preset and GPU."""
     table = []
     for name in presets:
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.counting.roofline", description=__doc__.split("\n")[0])
     parser.add_argument("--presets", default="small,base,large,huge", help=f"of {', '.join(SIZES)}, with commas")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--stream", type=int, default=4, choices=[2, 4], help="bytes a number of the residual stream")
+    parser.add_argument("--stream", type=int, default=2, choices=[2, 4], help="bytes a number of the residual stream")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(argv)
     presets = options.presets.split(",")

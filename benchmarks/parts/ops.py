@@ -85,7 +85,7 @@ def measure(what: str, case: Case, dtype: torch.dtype, copy: float, options: Opt
         if case.op == "attention":
             run_alone = alone(case, dtype, device)
             sides["products alone"] = lambda *_, run_alone=run_alone: run_alone
-        moved = least_bytes(case, direction, dtype)
+        moved = least_bytes(case, direction, dtype, device)
         seconds = take_turns(
             sides, lambda: make(case, dtype, device).args, options.rounds_or(21), clock, warm_up=3, label=what
         ).seconds

@@ -60,6 +60,7 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
 
     return [
         other("parity", 2, "parity", "--preset", first),
+        bench("blocks", 1, first),
         bench("attention", 2),
         bench("limits", 0.5, first),
         bench("train", 3, first, *peers),

@@ -22,6 +22,7 @@ import torch
 
 from mae_fast.config import Preset
 from mae_fast.model import stages
+from mae_fast.model.precision import stream_dtype
 from mae_fast.ops import OPS
 from mae_fast.parity.cases.inputs import Inputs
 
@@ -68,9 +69,10 @@ def schema_args(op: str) -> tuple:
     return tuple(module.schemas(args)[op])
 
 
-def least_bytes(case: Case, direction: str, dtype: torch.dtype) -> int:
+def least_bytes(case: Case, direction: str, dtype: torch.dtype, device: str = "cpu") -> int:
     """What one call, "forward" or "backward", must move: all that it needs read once, all its results written once."""
-    forward, backward = MODULES[case.op].least_bytes(case.shape, dtype.itemsize)
+    stream = stream_dtype(None, torch.float32, dtype, torch.device(device)).itemsize
+    forward, backward = MODULES[case.op].least_bytes(case.shape, dtype.itemsize, stream)
     return forward if direction == "forward" else backward
 
 

@@ -5,6 +5,7 @@ from itertools import product
 import torch
 
 from mae_fast.config import dtype_name
+from mae_fast.model.precision import stream_dtype
 from mae_fast.model.stages import Stages
 from mae_fast.parity.cases.inputs import Call, Inputs, meta, strided
 
@@ -24,10 +25,14 @@ SMALL = dict(B=3, D=10)
 
 
 def make(shape, dtype, device):
-    """Draw inputs. branch, y_bias: whether there is something to add; x: the type of the residual stream."""
+    """Draw inputs. branch, y_bias: whether there is something to add.
+
+    x: the type of the residual stream, "float32", "stream" for the model's own, else that of the products.
+    """
     B, N, D = shape["B"], shape.get("N", 2), shape["D"]
     x, y = (torch.randn(B, N, D, device=device) + 5 * shape.get("large", 0) for _ in range(2))
-    x, y = x.to(torch.float32 if shape.get("x") == "float32" else dtype), y.to(dtype)
+    own = stream_dtype(None, torch.float32, dtype, torch.device(device))
+    x, y = x.to({"float32": torch.float32, "stream": own}.get(shape.get("x"), dtype)), y.to(dtype)
     x, y = (strided(x), strided(y)) if shape.get("strided") else (x, y)
     y_bias, weight, bias = (torch.randn(D, device=device) for _ in range(3))
     branch = shape.get("branch", True)
@@ -58,7 +63,7 @@ def least_bytes(shape, c, stream=4):
 
 def calls(step: Stages, batch: int):
     def call(where: str, rows: int, width: int, times: int, **more) -> Call:
-        return Call(where, dict(B=batch, N=rows, D=width, x="float32", **more), times)
+        return Call(where, dict(B=batch, N=rows, D=width, x="stream", **more), times)
 
     for first, *others in ([step.encoder], [step.decoder, step.last]):
         yield call(f"first of {first.name}", first.tokens, first.width, 1, branch=False)
