@@ -11,7 +11,7 @@ from mae_fast import config, ops
 from mae_fast.cli import main
 from mae_fast.cli import parity as command
 from mae_fast.files.checkpoint import CheckpointError
-from mae_fast.parity import curve
+from mae_fast.parity import curve, model
 from mae_fast.parity.cases import CASES, Case
 from mae_fast.parity.op import Row, check
 
@@ -33,10 +33,21 @@ def test_every_op_and_a_model_hold(small, tmp_path, capsys):
     assert main(f"parity --device cpu --preset tiny --dtype fp32 bf16 --json {file}".split()) == 0
     written = json.loads(file.read_text())
     assert {row["verdict"] for row in written["rows"]} == {"holds"}
-    model = {row["result"] for row in written["rows"] if row["what"] == "model"}
-    assert {"loss", "prediction", "gradient", "gradient of mask_token", "gradient of blocks.0.mlp.fc1.bias"} <= model
+    of_model = {row["result"] for row in written["rows"] if row["what"] == "model"}
+    assert {"loss", "prediction", "gradient", "gradient of mask_token", "gradient of blocks.0.mlp.fc1.bias"} <= of_model
     assert written["facts"]["ops"] == {op: where["cpu"] for op, where in mae_fast.backends().items()}
     assert "0 fail" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stream", [torch.bfloat16, torch.float32])
+def test_a_stream_of_either_type_holds(stream):
+    torch.manual_seed(0)
+    kwargs = config.TINY.kwargs() | {"img_size": 64, "norm_pix_loss": True}
+    fast = mae_fast.MaskedAutoencoderViT(**kwargs)
+    fast.stream, seen = stream, set()
+    fast.blocks[1].norm2.register_forward_pre_hook(lambda norm, args: seen.add(args[0].dtype))
+    rows = model.check(fast, kwargs, [torch.bfloat16], batch=8)
+    assert seen == {stream} and len(rows) > 50 and all(row.holds for row in rows)
 
 
 def test_a_wrong_kernel_is_named(small, wrong_kernel, tmp_path, capsys):
