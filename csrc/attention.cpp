@@ -11,6 +11,8 @@
 //
 // The backward keeps queries along the columns, S^T = K Q^T: then P^T and dS^T lie as dV and dK want them, and lse and
 // rowsum(P o dP) are vectors along a row. The latter equals rowsum(dO o O), but P and dP are in cache and O is not.
+// So is the gradient of a bias, d(qkv) summed over images and tokens, formed on the way: dV sums to what dO does, for
+// rows of P sum to one, and dK to zero, a softmax being blind to what all its scores share.
 
 #include "heads.h"
 #include "softmax.h"
@@ -19,9 +21,11 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <cmath>
+#include <optional>
 
 namespace mae_fast {
 namespace {
@@ -85,7 +89,8 @@ void forward_head(const Shape& s, const Head<const S>& in, S* out, float* lse) {
 }
 
 template <typename S, typename T>
-void backward_head(const Shape& s, const Head<const S>& in, const S* grad, const float* lse, const Head<S>& out) {
+void backward_head(const Shape& s, const Head<const S>& in, const S* grad, const float* lse, const Head<S>& out,
+                   float* sums) {
   Buffers& w = buffers;
   constexpr int64_t R = per_word<T>;
   const int64_t N = s.N, D = s.D, even = round_up(N, R), block = std::min(round_up(N, 16), kQueries);
@@ -102,6 +107,7 @@ void backward_head(const Shape& s, const Head<const S>& in, const S* grad, const
   float* dk = w.dk.of<float>(N * D);
   float* dv = w.dv.of<float>(N * D);
   float* block_lse = w.lse.of<float>(block);
+  for (int64_t part = 0; part < 3; ++part) std::fill_n(sums + part * in.ld_o, D, 0.f);
 
   for (int64_t begin = 0; begin < N; begin += block) {
     const int64_t rows = std::min(block, N - begin), width = round_up(rows, 16);
@@ -121,6 +127,8 @@ void backward_head(const Shape& s, const Head<const S>& in, const S* grad, const
     transpose(reinterpret_cast<const float*>(ds_packed.data), even / R, rows, width, ds_rows, even / R);
     product(rows, D, even, Rows<T>{reinterpret_cast<const T*>(ds_rows), even}, k_packed, dq, D);
     for (int64_t i = 0; i < rows; ++i) store_scaled(dq + i * D, s.scale(), D, out.q + (begin + i) * out.ld_qkv);
+    add_column_sums(Rows<float>{dq, D}, rows, D, s.scale(), sums);
+    add_column_sums(dout_block, rows, D, 1, sums + 2 * in.ld_o);
   }
   for (int64_t j = 0; j < N; ++j) {
     store_scaled(dk + j * D, s.scale(), D, out.k + j * out.ld_qkv);
@@ -161,7 +169,7 @@ void for_each_head(const Shape& s, const F& f) {
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor> attention(const at::Tensor& qkv) {
+std::tuple<at::Tensor, at::Tensor> attention(const at::Tensor& qkv, const std::optional<at::Tensor>& /*bias*/) {
   const Shape s = check(qkv);
   at::Tensor out = at::empty({s.B, s.N, s.H * s.D}, qkv.options());
   at::Tensor lse = at::empty({s.B, s.H, s.N}, qkv.options().dtype(at::kFloat));
@@ -178,27 +186,30 @@ std::tuple<at::Tensor, at::Tensor> attention(const at::Tensor& qkv) {
   return {out, lse};
 }
 
-at::Tensor attention_backward(const at::Tensor& grad, const at::Tensor& qkv, const at::Tensor& out,
-                              const at::Tensor& lse) {
+std::tuple<at::Tensor, at::Tensor> attention_backward(const at::Tensor& grad, const at::Tensor& qkv,
+                                                      const at::Tensor& out, const at::Tensor& lse) {
   const Shape s = check(qkv);
   TORCH_CHECK(grad.sizes() == out.sizes() && out.numel() * 3 == qkv.numel() && lse.numel() == s.B * s.H * s.N,
-              "attention_backward: shapes ", grad.sizes(), ", ", out.sizes(), ", ", lse.sizes(), " for qkv ",
-              qkv.sizes());
+              "attention_backward: qkv ", qkv.sizes(), ", shapes ", grad.sizes(), ", ", out.sizes(), ", ", lse.sizes());
   TORCH_CHECK(grad.scalar_type() == qkv.scalar_type() && out.scalar_type() == qkv.scalar_type(),
               "attention_backward: expected one type; got ", grad.scalar_type(), " and ", qkv.scalar_type());
   const at::Tensor x = aligned(qkv), o = out.contiguous(), g = aligned(grad), l = lse.contiguous();
   at::Tensor grad_qkv = at::empty(qkv.sizes(), qkv.options());
+  at::Tensor image_sums = at::empty({s.B, 3, s.H, s.D}, l.options()), grad_bias = at::zeros({3, s.H, s.D}, l.options());
+  float* sums = image_sums.mutable_data_ptr<float>();
   dispatch(qkv, s, [&]<typename S, typename T>(S, T) {
-    const S *in = x.const_data_ptr<S>(), *out_data = o.const_data_ptr<S>(), *grad_data = g.const_data_ptr<S>();
+    const S *in = x.const_data_ptr<S>(), *y = o.const_data_ptr<S>(), *dy = g.const_data_ptr<S>();
     S* to = grad_qkv.mutable_data_ptr<S>();
     const float* lse_data = l.const_data_ptr<float>();
     for_each_head(s, [&](int64_t task) {
-      const Head<const S> from(s, task, in, out_data);
-      const S* grad_head = grad_data + (from.o - out_data);
-      backward_head<S, T>(s, from, grad_head, lse_data + task * s.N, Head<S>(s, task, to, nullptr));
+      const Head<const S> from(s, task, in, y);
+      const int64_t first = (task / s.H * 3 * s.H + task % s.H) * s.D;
+      backward_head<S, T>(s, from, dy + (from.o - y), lse_data + task * s.N, {s, task, to, nullptr}, sums + first);
     });
   });
-  return grad_qkv;
+  const int64_t n = grad_bias.numel();  // not by sum(0), whose rounding depends on the number of threads
+  add_column_sums(Rows<float>{sums, n}, s.B, n, 1, grad_bias.mutable_data_ptr<float>());
+  return {grad_qkv, grad_bias};
 }
 
 }  // namespace mae_fast

@@ -148,6 +148,16 @@ void store_scaled(const float* x, float scale, int64_t n, T* out) {
       stream(narrow<T>(load(x + j) * Float(scale), load(x + j + Float::size()) * Float(scale)), out + j);
 }
 
+// sums += scale * the column sums of x (rows, D)
+template <typename T>
+void add_column_sums(Rows<T> x, int64_t rows, int64_t D, float scale, float* sums) {
+  for_each_vector(D, [&](int64_t j, int64_t count) {
+    Float sum(0);
+    for (int64_t i = 0; i < rows; ++i) sum = sum + load(x[i] + j, count);
+    store(load(sums + j, count) + sum * Float(scale), sums + j, count);
+  });
+}
+
 // Whether oneDNN multiplies bfloat16 on this machine; asked once, by trying. PyTorch's own errors are c10::Error, those
 // of oneDNN, which on AVX-512 without bfloat16 says no later than PyTorch expects, are not.
 inline bool bfloat16_products() {

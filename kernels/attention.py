@@ -5,7 +5,8 @@
 
 qkv (B, N, 3, H, D), any strides -> out (B, N, H*D), lse (B, H, N). Bytes: qkv read once, out written once; backward:
 qkv, dO and out read once, d(qkv) written once, packed. One program a head, no atomics. Two kernels: a head held whole
-(attention_held.py); for float32, and heads too large to hold, block by block (attention_blocked.py).
+(attention_held.py); for float32, and heads too large to hold, block by block (attention_blocked.py). The backward sums
+d(qkv) over tokens too, in float32: each program leaves its head's part of 3*H*D numbers an image or block, added last.
 """
 
 import torch
@@ -24,8 +25,8 @@ def _check(qkv):
         raise ValueError(f"qkv: expected 16 or 32 bits, heads of at most 128; got {qkv.dtype} {tuple(qkv.shape)}")
 
 
-def attention(qkv):
-    """qkv: (B, N, 3, H, D), D at most 128 -> out (B, N, H*D), lse (B, H, N) in float32."""
+def attention(qkv, bias=None):
+    """qkv: (B, N, 3, H, D), D at most 128 -> out (B, N, H*D), lse (B, H, N) in float32. bias is autograd's alone."""
     _check(qkv)
     qkv = _within_32_bits(qkv)
     B, N, _, H, D = qkv.shape
@@ -37,10 +38,14 @@ def attention(qkv):
 
 
 def attention_backward(grad, qkv, out, lse):
-    """grad, out: (B, N, H*D); qkv: (B, N, 3, H, D); lse: (B, H, N) -> d(qkv) (B, N, 3, H, D), contiguous."""
+    """grad, out: (B, N, H*D); qkv: (B, N, 3, H, D); lse: (B, H, N).
+
+    -> d(qkv) (B, N, 3, H, D), contiguous; d(bias) (3, H, D) in float32, the sum of d(qkv) over images and tokens.
+    """
     _check(qkv)
     grad, qkv, out, lse = _within_32_bits(grad), _within_32_bits(qkv), out.contiguous(), lse.contiguous()
     grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
-    if grad_qkv.numel():
-        (held if held.fits(qkv, backward=True) else blocked).backward(grad, qkv, out, lse, grad_qkv)
-    return grad_qkv
+    if not grad_qkv.numel():
+        return grad_qkv, torch.zeros(qkv.shape[2:], dtype=torch.float32, device=qkv.device)
+    sums = (held if held.fits(qkv, backward=True) else blocked).backward(grad, qkv, out, lse, grad_qkv)
+    return grad_qkv, sums.sum(0)

@@ -11,7 +11,7 @@ float32 is multiplied in float32, without tensor cores, unless torch.backends.cu
 import torch
 import triton
 import triton.language as tl
-from mae_fast_kernels.attention_tiles import LN_2, LOG2_E, block_d, load_rows, locate, store_rows
+from mae_fast_kernels.attention_tiles import LN_2, LOG2_E, block_d, load_rows, locate, store_rows, store_sums, sum_rows
 
 # By bytes of a number (backward: and whether a head is wider than 64): the rows of a block held and of one walked, what
 # compiles without spilling (benchmarks.aot). H100, with the backward here: 257 x 32 1.6 times as fast as cuDNN, forward
@@ -67,6 +67,7 @@ def _attention_blocked_bwd_kernel(
     out,  # (B, N, H*D), contiguous
     lse, delta,  # (B, H, N), float32; delta: rowsum(dO o O), written here
     grad_qkv,  # (B, N, 3, H, D), contiguous
+    sums,  # (B, blocks of ROWS, 3, H, D), float32: of d(qkv) over tokens
     H, stride_gb, stride_gn, stride_gd, stride_b, stride_n, stride_t, stride_h, stride_d, scale,
     N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, PRECISION: tl.constexpr,
@@ -74,6 +75,7 @@ def _attention_blocked_bwd_kernel(
     b, h, qkv, k_head, v_head, out, lse = locate(qkv, out, lse, tl.program_id(0), H, stride_b, stride_t, stride_h, N, D)
     grad += b * stride_gb + h * D * stride_gd
     grad_qkv += (b * N * 3 * H + h) * D
+    sums += (b * tl.cdiv(N, ROWS) * 3 * H + h) * D
     delta += (b * H + h) * N
     for first in range(0, N, ROWS):
         q = load_rows(qkv, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
@@ -83,6 +85,7 @@ def _attention_blocked_bwd_kernel(
         d = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
         tl.store(delta + n, d, mask=n < N)
         lse_n = tl.load(lse + n, mask=n < N, other=float("inf")) * LOG2_E  # beyond N: exp2(-inf) = 0
+        store_sums(sums, sum_rows(do, ROWS, BLOCK_D), H, D, BLOCK_D)
         dq = tl.zeros([ROWS, BLOCK_D], tl.float32)
         for key in range(0, N, COLS):
             k = load_rows(k_head, key, stride_n, stride_d, N, D, COLS, BLOCK_D, False)
@@ -93,6 +96,9 @@ def _attention_blocked_bwd_kernel(
             ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - d[:, None])
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
         store_rows(grad_qkv, dq * scale, first, 3 * H * D, N, D, ROWS, BLOCK_D)
+        column = tl.arange(0, BLOCK_D)
+        tl.store(sums + column, sum_rows(dq, ROWS, BLOCK_D) * scale, mask=column < D)
+        sums += 3 * H * D
     tl.debug_barrier()  # other threads read delta below
 
     for first in range(0, N, ROWS):
@@ -134,9 +140,13 @@ def forward(qkv, out, lse):
 
 
 def backward(grad, qkv, out, lse, grad_qkv):
-    """Fills grad_qkv (B, N, 3, H, D), contiguous."""
-    B, _, _, H, D = qkv.shape
+    """Fills grad_qkv (B, N, 3, H, D), contiguous -> its sums over each block of tokens, (blocks, 3, H, D), float32."""
+    B, N, _, H, D = qkv.shape
     constants = _constants(qkv, BACKWARD[qkv.element_size(), D > 64])
+    blocks = B * triton.cdiv(N, constants["ROWS"])
+    sums = torch.empty((blocks, 3, H, D), dtype=torch.float32, device=qkv.device)
     _attention_blocked_bwd_kernel[(B * H,)](
-        grad, qkv, out, lse, torch.empty_like(lse), grad_qkv, H, *grad.stride(), *qkv.stride(), D**-0.5, **constants
-    )
+        grad, qkv, out, lse, torch.empty_like(lse), grad_qkv, sums, H, *grad.stride(), *qkv.stride(), D**-0.5,
+        **constants,
+    )  # fmt: skip
+    return sums

@@ -60,6 +60,40 @@ def store_rows(x, values, first, stride_n, N: tl.constexpr, D: tl.constexpr,
     tl.store(x + at, values.to(x.dtype.element_ty), mask=(n < N)[:, None] & (d < D)[None, :])
 
 
+@triton.jit
+def sum_rows(x, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """x (ROWS, BLOCK_D) -> its sum over rows, in float32."""
+    x = x.to(tl.float32)
+    if BLOCK_D <= 32:
+        return tl.sum(x, 0)
+    return tl.sum(tl.sum(tl.reshape(x, (4, ROWS // 4, BLOCK_D)), 0), 0)  # at once it spills on 10.0, a row a thread
+
+
+@triton.jit
+def sum_tiles(x, TILES: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The same of a tuple of tiles. Those as long as the first are added up before threads exchange anything."""
+    whole = x[0].to(tl.float32)
+    rest = tl.zeros([BLOCK_D], tl.float32)
+    for i in tl.static_range(1, len(TILES)):
+        if TILES[i][1] == TILES[0][1]:
+            whole += x[i].to(tl.float32)
+        else:
+            rest += tl.sum(x[i].to(tl.float32), 0)
+    return tl.sum(whole, 0) + rest
+
+
+@triton.jit
+def store_sums(sums, sum_v, H, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Into (3, H, D): what dK and dV of a head sum to over tokens. The sum of dQ comes last and is stored by itself.
+
+    A row of P sums to one, so dV sums to what dO does. A row of dS sums to zero, a softmax being blind to what all its
+    scores share, so dK sums to nothing. Stored where it is formed: kept for the end it would cost registers.
+    """
+    d = tl.arange(0, BLOCK_D)
+    tl.store(sums + H * D + d, tl.zeros([BLOCK_D], tl.float32), mask=d < D)
+    tl.store(sums + 2 * H * D + d, sum_v, mask=d < D)
+
+
 @cache
 def tiles(N):
     """N tokens as (first, length) of tiles of 64 and then powers of two, at least 16: 197 in 64, 64, 64, 16.

@@ -84,8 +84,13 @@ def masked_mse(pred: Tensor, imgs: Tensor, ids_BK: Tensor, patch_size: int, mean
     return (masked_residual(pred, imgs, ids_BK, patch_size, mean, std, norm_pix) ** 2).mean()
 
 
-def attention(qkv: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(Dh)) v for packed qkv (B, N, 3, H, Dh) -> (B, N, H*Dh)."""
+def attention(qkv: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(Dh)) v for packed qkv (B, N, 3, H, Dh) -> (B, N, H*Dh).
+
+    bias: 3*H*Dh numbers which qkv holds already; named here, they get their gradient.
+    """
+    if bias is not None:
+        qkv = qkv + (bias - bias.detach()).view(qkv.shape[2:]).to(qkv.dtype)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, Dh)
     probs = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
     return (probs @ v).transpose(1, 2).flatten(2)

@@ -38,7 +38,7 @@ def tune(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> None:
     passes = {
         "FORWARD": (lambda: attention.attention(qkv)[0], blocked.FORWARD, dtype.itemsize),
         "BACKWARD": (
-            lambda: attention.attention_backward(grad, qkv, out, lse),
+            lambda: attention.attention_backward(grad, qkv, out, lse)[0],
             blocked.BACKWARD,
             (dtype.itemsize, Dh > 64),
         ),

@@ -40,6 +40,11 @@ def auto(qkv: Tensor) -> Tensor:
     return ops.attention(qkv) if qkv.device.type in FUSED else sdpa(qkv)
 
 
+def is_fused(attend: Callable, device: torch.device) -> bool:
+    """Whether it is the fused op that computes a model's attention on a device."""
+    return attend is ops.attention or (attend is auto and device.type in FUSED)
+
+
 ATTENTION = {"auto": auto, "fused": ops.attention, "sdpa": sdpa, "xformers": xformers, "reference": reference.attention}
 
 

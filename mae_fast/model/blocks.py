@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mae_fast import ops
-from mae_fast.model.linear import is_plain, split_linear
+from mae_fast.model.attention import is_fused
+from mae_fast.model.linear import is_plain, qkv_attention, split_linear
 from mae_fast.model.stream import Stream, add_norm
 
 
@@ -26,6 +27,8 @@ class Attention(nn.Module):
         return split_linear(self.proj, self.attend(x_BND)[:, first:])
 
     def attend(self, x_BND: Tensor) -> Tensor:
+        if is_fused(self.attention, x_BND.device) and is_plain(self.qkv, nn.Linear):
+            return qkv_attention(x_BND, self.qkv, self.num_heads)
         return self.attention(self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1)))
 
 

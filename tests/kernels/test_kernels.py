@@ -122,8 +122,9 @@ def test_heads_beyond_32_bits(strides, dtype):
     expected = reference.attention(leaf)
     out, lse = attention.attention(qkv)
     torch.testing.assert_close(out, expected.detach(), rtol=2**-7, atol=2**-7)
-    grad_qkv = attention.attention_backward(grad, qkv, out, lse)
+    grad_qkv, grad_bias = attention.attention_backward(grad, qkv, out, lse)
     assert grad_qkv.is_contiguous()
+    torch.testing.assert_close(grad_bias, grad_qkv.float().sum((0, 1)), rtol=2**-6, atol=2**-5)
     torch.testing.assert_close(grad_qkv, *torch.autograd.grad(expected, leaf, grad), rtol=2**-6, atol=2**-5)
 
 
@@ -132,13 +133,9 @@ def test_heads_too_wide_are_refused_and_no_images_are_none():
         attention.attention(torch.empty(1, 3, 3, 1, 130, device=DEVICE))
     out, lse = attention.attention(torch.empty(0, 5, 3, 2, 16, device=DEVICE))
     assert out.shape == (0, 5, 32) and lse.shape == (0, 2, 5)
-    assert attention.attention_backward(out, torch.empty(0, 5, 3, 2, 16, device=DEVICE), out, lse).shape == (
-        0,
-        5,
-        3,
-        2,
-        16,
-    )
+    qkv = torch.empty(0, 5, 3, 2, 16, device=DEVICE)
+    grad_qkv, grad_bias = attention.attention_backward(out, qkv, out, lse)
+    assert grad_qkv.shape == qkv.shape and grad_bias.shape == (3, 2, 16) and not grad_bias.any()
 
 
 def test_of_nothing_there_are_no_rows_and_no_gradients():

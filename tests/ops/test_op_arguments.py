@@ -77,6 +77,7 @@ def bad_inputs():
     yield "qkv", ops.attention, (torch.ones(2, 5, 3, 4, 8).long(),)
     yield "qkv", ops.attention, (torch.randn(2, 0, 3, 4, 8),)
     yield "qkv", ops.attention, (torch.randn(2, 5, 3, 4, 0),)
+    yield "bias", ops.attention, (torch.randn(2, 5, 3, 4, 8), torch.randn(95))
     yield "ids", ops.masked_mse, (torch.randn(2, 0, 12), imgs, ids[:, :0], 2, three, three, True)
 
 

@@ -25,7 +25,8 @@ def test_no_images_cpu(dtype):
     assert ops.gather_patches(pixels, ids, 2, (0.5,) * 3, (0.5,) * 3, dtype).shape == (0, 6, 12)
     tokens, qkv = torch.rand(0, 4, 8, dtype=dtype, requires_grad=True), torch.rand(0, 5, 3, 2, 8, requires_grad=True)
     x = ops.unshuffle(tokens, torch.rand(1, 1, 8), torch.rand(1, 7, 8), ids)
-    y = ops.attention(qkv.to(dtype))
+    bias = torch.rand(48, requires_grad=True)
+    y = ops.attention(qkv.to(dtype), bias)
     assert x.shape == (0, 7, 8) and y.shape == (0, 5, 16)
     (x.sum() + y.sum()).backward()
-    assert tokens.grad.shape == tokens.shape and qkv.grad.shape == qkv.shape
+    assert tokens.grad.shape == tokens.shape and qkv.grad.shape == qkv.shape and not bias.grad.any()

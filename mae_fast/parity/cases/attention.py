@@ -9,7 +9,7 @@ from mae_fast.model.stages import Stages
 from mae_fast.parity.cases.inputs import Call, Inputs, meta, offset, strided
 
 # One token, odd numbers of tokens, more than a block of queries, head widths that fill no vector or are odd.
-ROWS = [
+SHAPES = [
     dict(B=1, N=1, H=1, D=16),
     dict(B=1, N=2, H=2, D=6),
     dict(B=2, N=50, H=3, D=64),
@@ -20,21 +20,28 @@ ROWS = [
     dict(B=1, N=129, H=3, D=17),
     dict(B=1, N=1024, H=1, D=24),
 ]
+ROWS = [shape | {"bias": True} for shape in SHAPES]
 # Every third pair: oneDNN compiles its kernels anew for each shape.
 EDGES = [
-    dict(B=2, N=N, H=1 + D % 2, D=D, offset=N % 2)
+    dict(B=2, N=N, H=1 + D % 2, D=D, offset=N % 2, bias=True)
     for N, D in [*product((1, 2, 3, 15, 17, 63, 66, 130), (1, 2, 3, 8, 17, 18, 33, 130))][::3]
 ]
-SMALL = dict(B=3, N=5, H=2, D=8)
+SMALL = dict(B=3, N=5, H=2, D=8, bias=True)
 
 
 def make(shape, dtype, device):
-    """Draw qkv. large: scores far apart, so that probabilities underflow and the largest score is far from zero."""
+    """Draw qkv. large: scores far apart, so that probabilities underflow and the largest score is far from zero.
+
+    bias: a float32 bias gets its gradient. Which numbers are in qkv on its account makes no difference to anything.
+    """
     B, N, H, D = (shape[key] for key in "BNHD")
     qkv = (torch.randn(B, N, 3, H, D, device=device) * (8 if shape.get("large") else 1.5)).to(dtype)
     qkv = strided(qkv) if shape.get("strided") else qkv
     qkv = offset(qkv) if shape.get("offset") else qkv
-    return Inputs((qkv,), (0,), (qkv.double(),))
+    if not shape.get("bias"):
+        return Inputs((qkv,), (0,), (qkv.double(),))
+    bias = torch.randn(3 * H * D, device=device)
+    return Inputs((qkv, bias), (0, 1), (qkv.double(), bias.double()))
 
 
 def schemas(args):
