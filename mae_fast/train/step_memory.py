@@ -10,7 +10,8 @@ of the products' type and 4 of the residual stream's, a block keeps for its back
     proj       nothing: attention's result is there                   fc2       N c hidden
 
 and with activation checkpointing its input alone, N 4 D. Where bias_gelu has no kernel (eager, on a GPU) GELU keeps its
-input with the bias added in float32, N 4 hidden.
+input with the bias added in float32, N 4 hidden. On CUDA pixels count twice: as the loader made them, and copied to
+where a CUDA graph reads them.
 """
 
 from dataclasses import dataclass
@@ -54,9 +55,9 @@ def step_memory(
 ) -> StepMemory:
     """What a step of `model` (on any device, meta too) needs with products in dtype. moments: AdamW 2, SGD 1."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    step, c = stages.of_model(model, mask_ratio), dtype.itemsize
+    step, c, kind = stages.of_model(model, mask_ratio), dtype.itemsize, model.cls_token.device.type
     D, d, P = step.encoder.width, step.decoder.width, step.P
-    wide = 4 if backends()["bias_gelu"].get(model.cls_token.device.type) == "reference" else c
+    wide = 4 if backends()["bias_gelu"].get(kind) == "reference" else c
     blocks = [_block(stage, c, wide) for stage in step.blocks for _ in range(stage.layers)]
     inputs = [stage.tokens * stage.width * 4 for stage in step.blocks for _ in range(stage.layers)]
     outside = (
@@ -74,7 +75,7 @@ def step_memory(
         gradients=4 * trained * (2 if distributed.size() > 1 else 1),
         moments=4 * trained * moments,
         casts=c * trained if c < 4 else 0,
-        pixels=step.L * P,
+        pixels=step.L * P * (2 if kind == "cuda" else 1),
         activations=outside + sum(inputs if model.activation_checkpointing else blocks),
         workspace=workspace + (1 + step.L) * 4 * d,
     )

@@ -1,5 +1,7 @@
 """The training step: one graph, no waiting for the device, the numbers of the plain loop whatever is switched on."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -64,8 +66,8 @@ def test_one_graph_and_no_break(monkeypatch, checkpointing):
     """fullgraph makes a break an error; the CPU's code generator, a minute of it, is left out."""
     from torch._dynamo.testing import CompileCounter
 
-    counter, compile = CompileCounter(), torch.compile
-    monkeypatch.setattr(torch, "compile", lambda *args, mode, **more: compile(*args, backend=counter, **more))
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     step = build(checkpointing, dtype=torch.bfloat16, compile=True)
     losses = [step(imgs, 1e-3) for imgs in batches(3)]
     eager = build(dtype=torch.bfloat16)
@@ -99,21 +101,8 @@ def test_the_host_never_waits(dtype):
 
 
 def test_cuda_graphs_say_what_they_need():
-    with pytest.raises(ValueError, match="cuda_graphs: needs compile and a CUDA device"):
+    with pytest.raises(ValueError, match="cuda_graphs: needs a CUDA device and one process; got cpu and 1"):
         build(cuda_graphs=True, compile=True)
-
-
-def test_gradients_for_cuda_graphs_stay_where_they_are():
-    """The replay needs a GPU; that gradients are added to tensors which are never given up does not."""
-    step = build(accumulate=2)
-    step.keep_gradients = True
-    places = set()
-    for imgs in batches(4):
-        step(imgs, 1e-3)
-        places.add(tuple(p.grad.data_ptr() for p in step.model.parameters() if p.requires_grad))
-    assert len(places) == 1
-    for name, wanted in plain_weights(2, accumulate=2).items():
-        assert torch.allclose(step.model.state_dict()[name], wanted, rtol=1e-4, atol=1e-6), name
 
 
 def test_the_optimizer_must_be_fused():
