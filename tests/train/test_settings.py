@@ -82,7 +82,7 @@ def test_config_errors_name_the_key(tmp_path, capsys, text, message):
     "more, message",
     [
         (["--batch_size=0"], "--batch_size: expected at least 1"),
-        (["--cuda_graphs"], "cuda_graphs: needs compile and a CUDA device"),
+        (["--cuda_graphs"], "--cuda_graphs: needs a CUDA device and one process"),
         (["--mask_ratio=0"], "--mask_ratio: expected more than 0"),
         (["--weight_decay=nan"], "--weight_decay: expected at least 0, got nan"),
         (["--clip_grad=-1"], "--clip_grad: expected at least 0"),
