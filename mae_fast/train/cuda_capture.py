@@ -1,6 +1,7 @@
 """Capturing on a CUDA device: what a function launches, as one graph; and what a failed capture leaves, put right."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 
 import torch
@@ -8,16 +9,22 @@ import torch
 _FAILED: list[torch.cuda.CUDAGraph] = []  # PyTorch's allocators keep pointers to them
 
 
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures of a process: cuBLAS keeps a workspace for each stream that it has met."""
+    return torch.cuda.Stream(device)
+
+
 class CudaCapture:
     """Captures what functions launch on one device; all captures share one pool of memory.
 
-    Warm-up and capture share one side stream: a capture needs one that is not the default, libraries then have their
+    Warm-up and capture share a side stream: a capture needs one that is not the default, libraries then have their
     handles and workspaces for it, and the nodes that add up gradients run on the stream on which they were made.
     """
 
     def __init__(self, device: torch.device):
         self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
-        self.stream = torch.cuda.Stream(self.device)
+        self.stream = _side_stream(self.device)
         self.pool = torch.cuda.graph_pool_handle()
 
     def run(self, function: Callable[[], object]) -> None:
