@@ -8,7 +8,7 @@ another object.
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from mae_fast.config import DTYPES, PRESETS
+from mae_fast.config import DTYPES, PRESETS, STREAMS
 from mae_fast.setting import Checked, Setting, official, ours, settings_of
 
 
@@ -84,9 +84,21 @@ class Pretrain(Checked):
     dist_on_itp: bool = official(bool, False, "processes were started by Open MPI")
     dist_url: str = official(str, "env://", "where processes meet")
 
-    dtype: str = ours(str, "auto", "auto: bf16 on CUDA, fp32 on CPU", choices=("auto", *DTYPES))
-    compile: bool = ours(bool, False, "torch.compile the step")
-    cuda_graphs: bool = ours(bool, False, "replay the compiled step from CUDA graphs; for small batches")
+    dtype: str = ours(
+        str, "auto", "auto: bf16 on CUDA and on CPUs that multiply it, else fp32", choices=("auto", *DTYPES)
+    )
+    stream: str = ours(
+        str,
+        "auto",
+        "type of the residual stream; auto: bf16 where products are bf16 on CUDA, else fp32",
+        choices=tuple(STREAMS),
+    )
+    compile: bool | None = ours(
+        bool, None, "torch.compile the step; otherwise on CUDA, and on a CPU for a run of more than two hours"
+    )
+    cuda_graphs: bool | None = ours(
+        bool, None, "run the whole step as one CUDA graph; otherwise where it is compiled, on one GPU"
+    )
     activation_checkpointing: bool = ours(bool, False, "less memory for a third more arithmetic")
     clip_grad: float | None = ours(float, None, "largest gradient norm; 0 or none: not clipped", at_least=0)
     opt: str = ours(str, "adamw", choices=("adamw", "sgd"))

@@ -28,16 +28,12 @@ def hold(
     run: Callable[[Tensor], Tensor],
     gradients: Callable[[], dict[str, Tensor]],
     clear: Callable[[], None],
-    before_replay: int = 0,
 ) -> tuple[Errors, str]:
     """-> a side's errors, and why it may not be timed; "" where it may.
 
     run: forward and backward pass on images, gives the loss. gradients: what it left, by official key; clear: puts them
-    away. before_replay: batches before what is timed is a replay, so that a replay is what is held.
+    away.
     """
-    for _ in range(before_replay):
-        run(gate.imgs)
-        clear()
     torch.manual_seed(SEED)
     loss = run(gate.imgs).item()
     errors = gate.errors(loss, gradients())

@@ -3,8 +3,9 @@
     mae-fast bench scaling [--presets base] [--batch 8,16,32] [--ranks 1,2]
 
 Ranks are processes under DistributedDataParallel, each with the largest of the batch sizes and, on a CPU, its share of
-the threads; on CUDA each needs a GPU. A step is timed on rank 0 between two barriers. `of limit`: images/s beside the
-same number of lone processes' (batch: beside the best rate of any batch size).
+the threads; on CUDA each needs a GPU. A step, compiled and without the CUDA graph that only a lone process can have, is
+timed on rank 0 between two barriers. `of limit`: images/s beside the same number of lone processes' (batch: beside the
+best rate of any batch size).
 """
 
 import argparse
@@ -40,7 +41,8 @@ def steps(
         keep_freed_memory()
     torch.manual_seed(0)
     model = MaskedAutoencoderViT(**SIZES[preset].kwargs(), img_size=img_size, norm_pix_loss=True).to(device)
-    train = TrainingStep(model, make_optimizer(model, "adamw", LR, 0.05), dtype=DTYPES[dtype], compile=True)
+    optimizer = make_optimizer(model, "adamw", LR, 0.05)
+    train = TrainingStep(model, optimizer, dtype=DTYPES[dtype], compile=True, cuda_graphs=False)
 
     def step(imgs) -> None:
         distributed.barrier()

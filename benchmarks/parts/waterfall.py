@@ -47,7 +47,7 @@ class Bar:
     fused_ops: bool = False  # all but attention
     attention: str = "reference"
     compiled: bool = False
-    cuda_graphs: bool = False
+    cuda_graph: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -61,7 +61,7 @@ CHANGES = [
     ("fused attention", {"attention": "auto"}),
     ("torch.compile", {"compiled": True}),
 ]
-CUDA_CHANGES = [("CUDA graphs", {"cuda_graphs": True})]
+CUDA_CHANGES = [("one CUDA graph", {"cuda_graph": True})]
 ALONE = Bar("products alone", narrow=True)
 
 # What the model calls, in naive PyTorch.
@@ -82,7 +82,7 @@ def build(bar: Bar, weights: dict, kwargs: dict, fused, plain, dtype: torch.dtyp
         model = model or reference.MaskedAutoencoderViT(**kwargs)
     model.load_state_dict(weights, assign=True)
     step = TrainingStep(
-        model, fused, dtype=dtype if bar.narrow else torch.float32, compile=bar.compiled, cuda_graphs=bar.cuda_graphs
+        model, fused, dtype=dtype if bar.narrow else torch.float32, compile=bar.compiled, cuda_graphs=bar.cuda_graph
     )
     if not bar.fused_adamw:
         step.update = partial(plain_update, plain)
@@ -101,9 +101,8 @@ def call(bar: Bar, step: Callable, *arguments) -> object:
 
 
 def prepare(bar: Bar, step: TrainingStep, imgs: Tensor) -> Callable[[], object]:
-    """-> the call to time. The bars share parameters: each finds the gradients as a run of its own would leave them."""
-    step.optimizer.zero_grad(set_to_none=not step.keep_gradients)
-    step.hold_gradients()
+    """-> the call to time. The bars share parameters: each finds no gradients, as a run of its own would leave them."""
+    step.optimizer.zero_grad()
     return partial(call, bar, step, imgs, LR)
 
 
@@ -113,9 +112,9 @@ def refusal(bar: Bar, step: TrainingStep, weights: dict, gate: Gate) -> str:
     def gradients() -> dict[str, Tensor]:
         return unscale({name: p.grad for name, p in weights.items() if p.grad is not None}, step.scaler.get_scale())
 
-    clear = partial(step.optimizer.zero_grad, set_to_none=not step.keep_gradients)
+    clear = step.optimizer.zero_grad
     try:
-        return hold(gate, step.dtype, partial(call, bar, step.backward), gradients, clear, step.before_replay)[1]
+        return hold(gate, step.dtype, partial(call, bar, step.backward), gradients, clear)[1]
     except Exception as error:
         return f"not run: {reason(error)}"
     finally:

@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             about["choices"] = setting.choices or None
             about["metavar"] = "MODEL" if name == "model" else None
         groups[setting.official].add_argument(*spellings, **about)
-    groups[True].add_argument(
-        "--no_pin_mem", action="store_false", dest="pin_mem", default=argparse.SUPPRESS, help="no effect"
-    )
+        if setting.kind is bool and setting.default is not False:  # on, or left open: to be switched off
+            off = about | {"action": "store_false", "dest": name, "help": f"the opposite of --{name}"}
+            groups[setting.official].add_argument(f"--no_{name}", **off)
     parser.set_defaults(run=run)
 
 

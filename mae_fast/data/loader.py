@@ -29,6 +29,11 @@ class Loader:
         """Batches per epoch on this rank."""
         return len(self._engine.planner.sampler)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether batches come with labels."""
+        return bool(self._engine.planner.source.classes)
+
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Batches: images uint8 (B, H, W, 3) and labels int64 (B,), None where the source has no classes; on the
         loader's device, and the same for the same epoch, whatever came before.
@@ -48,8 +53,8 @@ class Loader:
                 yield images, self._labels(indices, images.device)
 
     def _labels(self, indices: np.ndarray, device: torch.device) -> Tensor | None:
-        source = self._engine.planner.source
-        return torch.from_numpy(source.labels[indices]).to(device, non_blocking=True) if source.classes else None
+        labels = self._engine.planner.source.labels
+        return torch.from_numpy(labels[indices]).to(device, non_blocking=True) if self.labelled else None
 
 
 def make_loader(

@@ -34,7 +34,8 @@ def choose_batch_size(
     """-> the largest batch a step of `model` fits on its device, at most `limit`, and a line that says why.
 
     By step_memory, with a tenth of the memory left free; on a GPU verified by trial, in eager mode. The same on all
-    ranks. Weights and random state stay as they were. moments: as for step_memory.
+    ranks. The copy of its pixels that a CUDA graph reads is counted, and in a trial part of that tenth.
+    Weights and random state stay as they were. moments: as for step_memory.
     Raises ValueError where not even one image fits.
     """
     device = next(model.parameters()).device

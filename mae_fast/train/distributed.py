@@ -66,7 +66,7 @@ def size() -> int:
 
 def mean_(x: Tensor) -> Tensor:
     """Average x over all ranks, in place."""
-    if dist.is_initialized():
+    if size() > 1:
         dist.all_reduce(x)
         x /= dist.get_world_size()
     return x
@@ -74,7 +74,7 @@ def mean_(x: Tensor) -> Tensor:
 
 def any_(flag: Tensor) -> Tensor:
     """Make a 0/1 flag 1 everywhere if it is 1 anywhere, in place."""
-    if dist.is_initialized():
+    if size() > 1:
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return flag
 

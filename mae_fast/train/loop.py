@@ -15,9 +15,10 @@ import torch
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.recipe import Pretrain
 from mae_fast.train import distributed
-from mae_fast.train.assemble import Run, assemble
+from mae_fast.train.assemble import assemble
 from mae_fast.train.interrupt import Interrupted
 from mae_fast.train.optim import lr_at
+from mae_fast.train.run import Run
 from mae_fast.train.run_state import Position, save_run
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ def pretrain(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Non
     epochs, started, first = recipe.schedule.epochs, time.perf_counter(), run.position
     first_batch = first.batch
     try:
+        if first.epoch < epochs:
+            prepare(run)
         for _ in range(first.epoch, epochs):
             train_one_epoch(run)
             finish_epoch(run)
@@ -52,6 +55,15 @@ def pretrain(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Non
         raise Diverged("no step was taken: none had a finite loss and gradient, so the weights are those of the start")
     if run.report and batches > 0:
         summarise(run, batches * run.images_per_batch / (time.perf_counter() - started))
+
+
+def prepare(run: Run) -> None:
+    """Compile and capture, on a batch like the loader's, before the loader starts: the two would slow each other down,
+    and a capture wants nobody else at work on the device."""
+    side, batch, device = run.recipe.data.input_size, run.resolved.batch_size, run.resolved.device
+    imgs = torch.zeros(batch, side, side, 3, dtype=torch.uint8, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device) if run.loader.labelled else None
+    run.step.prepare(imgs, labels)
 
 
 def train_one_epoch(run: Run) -> None:

@@ -1,10 +1,11 @@
 """The optimizer and the learning rate of a step."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mae_fast.recipe import Schedule
 
@@ -40,9 +41,47 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     optimizer.load_state_dict(state | {"param_groups": groups})
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, lr: float | Tensor) -> None:
+    """lr times each group's lr_scale, where it has one. A tensor (see `capturable`): float32, rounded as that is."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+        scale = group.get("lr_scale", 1.0)
+        group["lr"] = lr if scale == 1 else lr * scale
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Zeros where the momentum of SGD has not begun, which gives the numbers of its own beginning, if dampening is 0.
+
+    Its own is a first step unlike the others, which leaves memory that was never written where found_inf skips it.
+    """
+    for group in optimizer.param_groups:
+        if group.get("momentum") and not group["dampening"]:
+            for p in group["params"]:
+                if p.grad is not None and optimizer.state[p].get("momentum_buffer") is None:
+                    optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+@contextlib.contextmanager
+def capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Inside, a CUDA graph may capture step() with an lr that is a tensor; then the groups hold what they held before.
+
+    So neither comes into a file. Adam refuses a capture without the flag (_accelerator_graph_capture_health_check of
+    torch.optim.Optimizer) and, if fused, does the same with it. SGD has no such flag and asks for none.
+    """
+    before = [dict(group) for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group, held in zip(optimizer.param_groups, before, strict=True):
+            group.clear()
+            group.update(held)
+
+
+def fixed_settings(optimizer: torch.optim.Optimizer) -> list[dict]:
+    """Of each group what `capturable` does not let change: betas, weight decay, lr_scale and the like."""
+    names = [*(optimizer.defaults.keys() - {"lr", "capturable"}), "lr_scale"]
+    return [{name: group.get(name) for name in names} for group in optimizer.param_groups]
 
 
 def lr_at(epoch: float, schedule: Schedule, losses: Sequence[float] = ()) -> float:

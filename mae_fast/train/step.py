@@ -1,50 +1,65 @@
 """The training step: a batch -> loss -> gradient -> clipping -> fused optimizer, and the host never waits in it.
 
 What a step of a Masked Autoencoder is made of, and how each choice was made. "Counted": from bytes and FLOPs.
-"H100": timed on one.
+"H100": timed on one; "H100 study": a sketch of the step was.
 
     weights, gradients, moments   float32; autocast casts each weight, and its gradient back, once a batch. An optimizer
                                   that wrote bfloat16 copies itself would save 14 of the 44 bytes a parameter that
                                   casts, norm and AdamW move: under 2 % of a step (counted). There is none.
     matrix products               bfloat16 (`dtype`), summed in float32 by the hardware. Loss curve within 0.5 % of the
                                   float32 reference's over 200 steps (H100, Small: 0.46 %; plain autocast: 0.39 %).
-    residual stream               float32: what enters it is a product's output, bfloat16; positions are float32.
-                                  bfloat16 would save 15 to 18 % of the bytes that are not the products' (counted:
-                                  benchmarks.counting.roofline --stream 2).
+    residual stream               bfloat16 on CUDA where the products are, else float32; model.stream says otherwise.
+                                  H100 study: 1.06 to 1.09 times plain autocast's error on whole gradients, loss curve
+                                  0.52 % against plain autocast's 0.39 %.
     norms, softmax, loss          statistics in float32, as parity demands.
     exact savings                 embed visible patches, predict masked ones, last decoder block for masked rows only,
                                   decoder never unshuffled: always on, in model.training_loss.
-    compile                       one graph, forward and backward (fullgraph: a graph break is an error).
-    CUDA graphs                   off; `cuda_graphs` removes the cost of 1200 launches, which the host cannot keep up
-                                  with (H100: 49.7 ms at batch 128 without, for 25 to 33 ms of kernels).
+    compile                       on CUDA; on a CPU for runs of hours (mae_fast.train.compiling). One graph, forward and
+                                  backward (fullgraph: a graph break is an error), by Inductor.
+    CUDA graph                    on CUDA, on one process: forward, backward, clipping and AdamW in one launch in place
+                                  of 1200, with which the host cannot keep up (H100: 49.7 ms at batch 128 without, for
+                                  25 to 33 ms of kernels). Base at batch 256: 5395 images/s (H100 study), against 5207
+                                  with Inductor's own graphs, which leave out the optimizer. This one is not timed.
     activation checkpointing      off; model.activation_checkpointing runs each block's forward pass twice and takes a
                                   sixth to a quarter of the memory an image (counted: mae_fast.train.step_memory).
 """
 
+import contextlib
 import math
+import weakref
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from mae_fast.train import distributed, parallel
+from mae_fast.train import compiling, distributed, parallel
+from mae_fast.train.cuda_capture import CudaCapture
+from mae_fast.train.graph import CannotCaptureError, StepGraphs
 from mae_fast.train.loss import as_loss
-from mae_fast.train.optim import set_lr
+from mae_fast.train.optim import begin_momentum, capturable, set_lr
+from mae_fast.train.rehearsal import rehearsal
 
 
 class TrainingStep:
     """A call takes a batch; every `accumulate` batches make one update of the weights.
 
         optimizer = make_optimizer(model, "adamw", lr=1.5e-4, weight_decay=0.05)
-        step = TrainingStep(MAELoss(model), optimizer, dtype=torch.bfloat16, compile=True)
+        step = TrainingStep(MAELoss(model), optimizer, dtype=torch.bfloat16)
         for imgs, labels in loader.epoch(0):
             loss = step(imgs, lr, labels)
 
     loss: a module on its device, in float32, whose forward(imgs, labels) gives the mean loss of a batch; a Masked
     Autoencoder stands for its MAELoss at mask_ratio. optimizer: a fused one, as of make_optimizer. dtype: of the matrix
-    products; float16 scales the loss. clip_grad: largest norm of the gradient. cuda_graphs: replay the compiled step's
-    kernels from CUDA graphs. In an initialised process group gradients are averaged over its ranks. A step whose loss
-    or gradient is not finite does nothing, which is decided on the device.
+    products; float16 scales the loss. clip_grad: largest norm of the gradient. In an initialised process group
+    gradients are averaged over its ranks. A step whose loss or gradient is not finite does nothing, which is decided on
+    the device.
+
+    compile, cuda_graphs: True: must, else an error; False: no; None: where it works and pays, and where it turns out
+    not to work a warning says why and training goes on without. compile pays on CUDA, and on a CPU if `images`, the
+    images that this process will train on, make it a run of hours; a graph pays where the step is compiled, on CUDA, on
+    one process. A graph reads weights, moments and `lr` where they were when it was captured: parameters must not be
+    replaced; loading a state into the optimizer makes it capture again.
     """
 
     def __init__(
@@ -56,14 +71,18 @@ class TrainingStep:
         mask_ratio: float = 0.75,
         clip_grad: float | None = None,
         accumulate: int = 1,
-        compile: bool = False,
-        cuda_graphs: bool = False,
+        compile: bool | None = None,
+        cuda_graphs: bool | None = None,
+        images: int | None = None,
     ):
-        loss = as_loss(loss, mask_ratio)
-        self.parameters = [p for p in loss.parameters() if p.requires_grad]
+        self.module = as_loss(loss, mask_ratio)
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
-        if cuda_graphs and not (compile and self.device.type == "cuda"):
-            raise ValueError(f"cuda_graphs: needs compile and a CUDA device; got compile={compile} and {self.device}")
+        alone_on_cuda = self.device.type == "cuda" and distributed.size() == 1
+        if cuda_graphs and not alone_on_cuda:
+            raise ValueError(
+                f"cuda_graphs: needs a CUDA device and one process; got {self.device} and {distributed.size()}"
+            )
         if accumulate < 1:
             raise ValueError(f"accumulate: expected at least 1 batch, got {accumulate}")
         if clip_grad is not None and not 0 <= clip_grad < math.inf:
@@ -77,14 +96,17 @@ class TrainingStep:
             )
         self.optimizer, self.dtype, self.clip_grad, self.accumulate = optimizer, dtype, clip_grad, accumulate
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
-        if compile:
-            mode = "reduce-overhead" if cuda_graphs else "default"
-            loss = torch.compile(loss, fullgraph=True, dynamic=False, mode=mode)
-        self.loss = parallel.wrap(loss, self.device)
-        self.keep_gradients = cuda_graphs
-        self.before_replay = 2 if cuda_graphs else 0  # batches: torch.compile runs one as it is, and records the next
+        self._must_compile, self._must_capture = bool(compile), bool(cuda_graphs)
+        pays = self.device.type == "cuda" or compiling.pays_on_cpu(self.module, images)
+        self.compiled = compiling.decide(compile, pays, self.device)
+        compiled = torch.compile(self.module, fullgraph=True, dynamic=False) if self.compiled else self.module
+        self.loss = parallel.wrap(compiled, self.device)
+        self.graphs: StepGraphs | None = None
+        if cuda_graphs or (cuda_graphs is None and self.compiled and alone_on_cuda):
+            self.graphs = StepGraphs(weakref.proxy(self), CudaCapture(self.device))
         self.taken = torch.zeros((), dtype=torch.int64, device=self.device)  # updates that changed the weights
-        self._batches, self._sum = 0, None
+        self._tried = False  # the compiled passes have run
+        self._batches, self._sum = 0, torch.zeros((), device=self.device)
 
     def __call__(self, imgs: Tensor, lr: float, labels: Tensor | None = None) -> Tensor | None:
         """-> the mean loss of the step, on the device, NaN where the update was skipped; None where more batches come
@@ -93,19 +115,51 @@ class TrainingStep:
         imgs: uint8 (B, H, W, C), or float (B, C, H, W), normalised; labels: int64 (B,); on any device. lr: of the
         update.
         """
-        if self._batches == 0:
-            self._sum = torch.zeros((), device=self.device)
-        self._batches += 1
-        last = self._batches == self.accumulate
-        self._sum += self.backward(imgs, labels, last)
-        if not last:
-            return None
-        self._batches = 0
-        return self.update(self._sum, lr)
+        self.prepare(imgs, labels)
+        last = self._batches + 1 == self.accumulate
+        self._batches = 0 if last else self._batches + 1
+        if self.graphs is not None:
+            try:
+                return self.graphs.replay(imgs, labels, lr, last)
+            except CannotCaptureError as error:
+                self._go_on_without_graphs(error)
+        return self.take(imgs, labels, lr, last)
+
+    def prepare(self, imgs: Tensor, labels: Tensor | None = None) -> None:
+        """Compile and capture for batches of this one's shape and type, if not done already: on CUDA 1 to 2 minutes.
+
+        A call does it where nobody did. Nothing that training goes on from changes: weights, moments, random state.
+        In a process group each rank calls it.
+        """
+        if self.compiled and not self._tried:
+            self._tried = True
+            passes = partial(self.backward, imgs, labels, last=False)
+            with self.rehearsal():
+                failed = compiling.attempt(passes if self.graphs is None else partial(self.graphs.run, passes))
+            if failed and self._must_compile:
+                raise failed
+            if failed:  # what is not the compiler's fault the plain passes raise again
+                self.compiled, self.loss = False, parallel.wrap(self.module, self.device)
+                self.graphs = self.graphs if self._must_capture else None
+                compiling.warn("compile", f"{failed}; training goes on uncompiled")
+        if self.graphs is not None and not self.graphs.has(imgs, labels):
+            try:
+                self.graphs.capture(imgs, labels)
+            except CannotCaptureError as error:
+                self._go_on_without_graphs(error)
+
+    def take(self, imgs: Tensor, labels: Tensor | None, lr: float | Tensor, last: bool) -> Tensor | None:
+        """The work of a batch, and of the update where it is the last before one. -> the loss then, else None."""
+        loss = self.backward(imgs, labels, last)
+        if self.accumulate > 1:
+            loss = self._sum.add_(loss)
+            if last:
+                loss = loss.clone()
+                self._sum.zero_()
+        return self.update(loss, lr) if last else None
 
     def backward(self, imgs: Tensor, labels: Tensor | None = None, last: bool = True) -> Tensor:
         """Add the batch's share to the gradient, which ranks exchange with the last batch. -> its share of the loss."""
-        self.hold_gradients()
         imgs, labels = (x if x is None else x.to(self.device, non_blocking=True) for x in (imgs, labels))
         with parallel.exchange(self.loss, now=last):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -113,9 +167,10 @@ class TrainingStep:
             self.scaler.scale(loss).backward()
         return loss.detach()
 
-    def update(self, loss: Tensor, lr: float) -> Tensor:
+    def update(self, loss: Tensor, lr: float | Tensor) -> Tensor:
         """Clip and step, or do nothing where loss or gradient is not finite. -> the loss, else NaN."""
         set_lr(self.optimizer, lr)
+        begin_momentum(self.optimizer)
         self.scaler.unscale_(self.optimizer)
         params = [p for p in self.parameters if p.grad is not None]
         norm = get_total_norm([p.grad for p in params])
@@ -129,18 +184,33 @@ class TrainingStep:
             found = distributed.any_(finite.logical_not().float())
             self.optimizer.found_inf = found
             self.optimizer.step()
+            del self.optimizer.found_inf  # this step's, and in a graph memory of its pool
             loss, finite = loss.masked_fill(found.bool(), math.nan), found == 0
         self.taken += finite
-        self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
+        # Graphs of several batches add to gradients that stay where they are.
+        self.optimizer.zero_grad(set_to_none=self.graphs is None or self.accumulate == 1)
         return loss
 
-    def hold_gradients(self) -> None:
-        """With CUDA graphs: zeros where there is no gradient.
+    def rehearsal(self) -> contextlib.AbstractContextManager:
+        """Around passes after which all is as before; see mae_fast.train.rehearsal."""
+        return rehearsal(self.module, self.scaler, self.device)
 
-        A graph writes its gradients to the same memory each time: they must be added to tensors outside it and never
-        become .grad themselves, or a second batch overwrites the first (pytorch issue 169545).
+    def rehearse(self, imgs: Tensor, labels: Tensor | None, lr: Tensor) -> list[nn.Parameter]:
+        """In a rehearsal: all that a step runs, and no step. -> the parameters that got a gradient.
+
+        A gradient of NaN makes the fused optimizer create its moments and skip the rest, counts of steps included.
         """
-        if self.keep_gradients:
-            for parameter in self.parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
+        for _ in range(2):  # the second adds to gradients, as a later batch does
+            loss = self.backward(imgs, labels)
+        learning = [p for p in self.parameters if p.grad is not None]
+        for p in learning:
+            p.grad.fill_(math.nan)
+        with capturable(self.optimizer):
+            self.update(loss, lr)
+        return learning
+
+    def _go_on_without_graphs(self, error: CannotCaptureError) -> None:
+        if self._must_capture:
+            raise error
+        self.graphs = None
+        compiling.warn("cuda_graphs", f"{error}; training goes on without a graph")

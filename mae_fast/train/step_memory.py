@@ -9,8 +9,9 @@ of the products' type and s of the residual stream's, a block keeps for its back
     attention  N (4 c D + 4 H)        q, k, v, result, logsumexp      GELU      N c hidden
     proj       nothing: attention's result is there                   fc2       N c hidden
 
-and with activation checkpointing its input alone, N s D. Where bias_gelu has no kernel (eager, on a GPU) GELU keeps its
-input with the bias added in float32, N 4 hidden.
+and with activation checkpointing its input alone, N s D. Where bias_gelu has no kernel GELU keeps its input with the
+bias added in float32, N 4 hidden. On CUDA pixels count twice: as the loader made them, and copied to where a CUDA graph
+reads them.
 """
 
 from dataclasses import dataclass
@@ -55,9 +56,8 @@ def step_memory(
 ) -> StepMemory:
     """What a step of `model` (on any device, meta too) needs with products in dtype. moments: AdamW 2, SGD 1."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    step, c = stages.of_model(model, mask_ratio), dtype.itemsize
+    step, c, device = stages.of_model(model, mask_ratio), dtype.itemsize, model.cls_token.device
     D, d, P = step.encoder.width, step.decoder.width, step.P
-    device = model.cls_token.device
     s = stream_dtype(model.stream, model.cls_token.dtype, dtype, device).itemsize
     wide = 4 if backends()["bias_gelu"].get(device.type) == "reference" else c
     blocks = [_block(stage, c, s, wide) for stage in step.blocks for _ in range(stage.layers)]
@@ -77,7 +77,7 @@ def step_memory(
         gradients=4 * trained * (2 if distributed.size() > 1 else 1),
         moments=4 * trained * moments,
         casts=c * trained if c < 4 else 0,
-        pixels=step.L * P,
+        pixels=step.L * P * (2 if device.type == "cuda" else 1),
         activations=outside + sum(inputs if model.activation_checkpointing else blocks),
         workspace=workspace + (1 + step.L) * 4 * d,
     )

@@ -14,7 +14,6 @@ from benchmarks.peers import builders as peers
 from benchmarks.peers import official_shim
 from benchmarks.peers.sides import OURS, Spec, specs
 from mae_fast import config
-from mae_fast.parity.model import Errors
 
 TINY = config.Preset(
     patch_size=8, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2
@@ -125,7 +124,7 @@ def test_nothing_is_begun_that_takes_longer_than_is_left(monkeypatch):
     monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
 
     class Slow:
-        before_replay, dtype = 0, torch.float32
+        dtype = torch.float32
 
         def __init__(self, name, seconds):
             self.name, self.seconds = name, seconds
@@ -149,34 +148,6 @@ def test_nothing_is_begun_that_takes_longer_than_is_left(monkeypatch):
     }
     _, refused = admit(sides, Gate, until=100.0)
     assert ran == [OURS, "one", "plain"] and [spec.name for spec in refused] == ["two"]
-
-
-@pytest.mark.parametrize("before", [0, 2])
-def test_of_a_cuda_graph_the_replay_is_checked(before):
-    """torch.compile runs a first batch as it is and records a second; only what follows is what will be timed."""
-    calls = []
-
-    class Graph:
-        before_replay, dtype = before, torch.float32
-
-        def forward_backward(self, imgs):
-            calls.append(torch.rand(()))
-            return torch.tensor(float(len(calls)))
-
-        def gradients(self):
-            return {}
-
-        def clear(self):
-            pass
-
-    class Gate:
-        imgs, rows = None, staticmethod(lambda *_: [])
-        errors = staticmethod(lambda loss, _: Errors(loss, 0.0, {}))
-
-    spec = Spec("graph", "", "fp32")
-    errors, _ = admit({spec: Graph()}, Gate, until=float("inf"))
-    torch.manual_seed(1)
-    assert errors[spec].loss == before + 1 and calls[-1] == torch.rand(())
 
 
 def test_the_clone_is_loaded_without_a_trace(clone):

@@ -13,6 +13,14 @@ def messages():
     show_messages()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def a_cpu_without_bf16():
+    """On every machine the same runs: dtype auto is fp32."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mae_fast.train.machine.cpu_multiplies_bf16", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """Twenty small pictures with something to learn: smooth colours."""

@@ -10,8 +10,10 @@ import torch
 
 from mae_fast import ops
 from mae_fast.cli import main
+from mae_fast.data.loader import Loader
 from mae_fast.files.checkpoint import load_file, load_pretrained
 from mae_fast.train import Diverged, available_device
+from mae_fast.train.step import TrainingStep
 from tests.train.runs import flags, log, on_update, run, same
 
 
@@ -122,6 +124,8 @@ def test_the_start_names_kernels_and_not_ops(photos, tmp_path, monkeypatch, caps
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "mae_vit_tiny_patch8, 0.5 M parameters, fp32 on cpu x 1"
     assert lines[1] == f"kernels: {ops.kernels('cpu')}" and "_backward" not in lines[1]
+    attention = "fused" if ops.backends()["attention"]["cpu"] == "cpp" else "sdpa"
+    assert lines[2] == f"step: fp32 products, fp32 residual stream, {attention} attention, not compiled"
     real = ops.library._kinds
     monkeypatch.setattr(ops.library, "_kinds", lambda op: real(op) | ({"cpu": "reference"} if "mse" in op else {}))
     assert ops.kernels("cpu").endswith("; plain PyTorch for masked_mse")
@@ -129,9 +133,14 @@ def test_the_start_names_kernels_and_not_ops(photos, tmp_path, monkeypatch, caps
     assert ops.kernels("cpu") == "none, plain PyTorch runs every op"
 
 
-def test_compile_trains_to_the_same_losses(photos, whole_run, tmp_path):
+def test_compile_trains_to_the_same_losses(photos, whole_run, tmp_path, monkeypatch, capsys):
+    begun, epoch, prepare = [], Loader.epoch, TrainingStep.prepare
+    monkeypatch.setattr(Loader, "epoch", lambda *args: begun.append("loader") or epoch(*args))
+    monkeypatch.setattr(TrainingStep, "prepare", lambda *args: begun.append(args[1].shape) or prepare(*args))
     with torch._inductor.config.patch(fallback_random=True):  # the masks that eager mode draws
         run(photos, tmp_path / "o", "--compile")
+    assert begun[:3] == [(4, 32, 32, 3), "loader", (4, 32, 32, 3)]  # compiled while the loader rests
+    assert "attention, compiled; compiling comes first and takes 1 to 2 minutes\n" in capsys.readouterr().out
     for ours, plain in zip(log(tmp_path / "o"), log(whole_run[0]), strict=True):
         assert ours["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-5)
 

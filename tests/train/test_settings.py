@@ -6,12 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from mae_fast.cli import main
+from mae_fast.config import DTYPES
 from mae_fast.files.checkpoint import load_file
-from mae_fast.train import Pretrain, Schedule, pretrain
+from mae_fast.model.precision import stream_dtype
+from mae_fast.train import Pretrain, Schedule, machine, pretrain
+from mae_fast.train.assemble import initialised
 from mae_fast.train.optim import _plateaus, lr_at
 from tests.train.runs import flags, parse
+
+CPU_MULTIPLIES_BF16 = machine.cpu_multiplies_bf16  # the tests of training have another in its place
 
 
 def schedule(**changes):
@@ -43,6 +49,69 @@ def test_official_flags_and_defaults():
     settings = parse([]).flat()
     assert {name: settings[name] for name in OFFICIAL_DEFAULTS} == OFFICIAL_DEFAULTS
     assert parse(["--no_pin_mem"]).data.pin_mem is False
+
+
+@pytest.mark.parametrize("name", ["compile", "cuda_graphs"])
+def test_what_may_be_left_open_is_switched_on_and_off(tmp_path, name):
+    (tmp_path / "c.yaml").write_text(f"{name}: true")
+    config = f"--config={tmp_path / 'c.yaml'}"
+    on, off = f"--{name}", f"--no_{name}"
+    for words, wanted in (([], None), ([on], True), ([off], False), ([config], True), ([config, off], False)):
+        assert getattr(parse(words), name) is wanted
+    for text, wanted in (("false", False), ("null", None)):
+        (tmp_path / "c.yaml").write_text(f"{name}: {text}")
+        assert getattr(parse([config]), name) is wanted
+    assert getattr(Pretrain.of(**{name: None}), name) is None
+    with pytest.raises(SystemExit):
+        parse(["--no_norm_pix_loss"])  # off unless asked for
+
+
+@pytest.mark.parametrize(
+    "asked, device, bf16, wanted",
+    [
+        ("auto", "cuda", False, "bf16"), ("auto", "cpu", False, "fp32"), ("auto", "cpu", True, "bf16"),
+        ("fp32", "cuda", True, "fp32"), ("fp16", "cpu", True, "fp16"),
+    ],
+)  # fmt: skip
+def test_products_are_bf16_where_the_device_multiplies_it(monkeypatch, asked, device, bf16, wanted):
+    monkeypatch.setattr(machine, "cpu_multiplies_bf16", lambda: bf16)
+    assert machine.products_in(asked, "auto", device) == wanted
+
+
+def test_what_a_cpu_multiplies_is_asked_of_pytorch(monkeypatch):
+    real = CPU_MULTIPLIES_BF16
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not real()
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cpu, name, lambda: True)
+            assert real()
+            patch.delattr(torch.cpu, name)  # an older PyTorch, or one for other processors
+            assert not real()
+
+
+def test_the_residual_stream_is_the_models_to_choose_unless_it_is_set():
+    for stream, wanted in (("auto", None), ("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        recipe = Pretrain.of(stream=stream, model="mae_vit_tiny_patch8", input_size=32)
+        assert initialised(recipe, None).stream is wanted
+    with pytest.raises(ValueError, match="stream: bf16 is for products in bf16, and these are in fp32"):
+        machine.products_in("auto", "bf16", "cpu")
+    assert machine.products_in("bf16", "bf16", "cpu") == "bf16"
+
+
+@pytest.mark.parametrize(
+    "wanted, parameters, products, device, kept_in",
+    [
+        (None, "fp32", "bf16", "cuda", "bf16"), (None, "fp32", "bf16", "cpu", "fp32"),
+        (None, "fp32", "fp16", "cuda", "fp32"), (None, "fp32", "fp32", "cuda", "fp32"),
+        ("fp32", "fp32", "bf16", "cuda", "fp32"), ("bf16", "fp32", "bf16", "cpu", "bf16"),
+        ("bf16", "fp32", "fp32", "cuda", "fp32"), ("fp32", "bf16", "bf16", "cuda", "bf16"),
+    ],
+)  # fmt: skip
+def test_what_the_residual_stream_is_kept_in(wanted, parameters, products, device, kept_in):
+    dtypes = DTYPES.get(wanted), DTYPES[parameters], DTYPES[products]
+    assert stream_dtype(*dtypes, torch.device(device)) == DTYPES[kept_in]
 
 
 def test_config_file_gives_defaults_that_the_command_line_beats(photos, tmp_path):
@@ -82,7 +151,7 @@ def test_config_errors_name_the_key(tmp_path, capsys, text, message):
     "more, message",
     [
         (["--batch_size=0"], "--batch_size: expected at least 1"),
-        (["--cuda_graphs"], "cuda_graphs: needs compile and a CUDA device"),
+        (["--cuda_graphs"], "--cuda_graphs: needs a CUDA device and one process"),
         (["--mask_ratio=0"], "--mask_ratio: expected more than 0"),
         (["--weight_decay=nan"], "--weight_decay: expected at least 0, got nan"),
         (["--clip_grad=-1"], "--clip_grad: expected at least 0"),

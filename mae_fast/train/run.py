@@ -1,0 +1,66 @@
+"""A run: its recipe, what this machine made of it, and how far it is."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mae_fast.data.loader import Loader
+from mae_fast.recipe import Pretrain, Schedule
+from mae_fast.train import distributed
+from mae_fast.train.interrupt import StopSignal
+from mae_fast.train.report import Report
+from mae_fast.train.run_state import Position
+from mae_fast.train.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a recipe leaves open, as this machine, this model and these data settle it."""
+
+    model: str
+    device: torch.device
+    world: distributed.World
+    dtype: str
+    batch_size: int
+    schedule: Schedule  # with its absolute lr
+
+    def settings(self, recipe: Pretrain) -> dict:
+        """Every setting by the name of its flag, as an official checkpoint keeps them."""
+        return recipe.flat() | {
+            "model": self.model,
+            "device": self.device.type,
+            "world_size": self.world.size,
+            "dtype": self.dtype,
+            "batch_size": self.batch_size,
+            "lr": self.schedule.lr,
+        }
+
+
+@dataclass
+class Run:
+    """A run under way."""
+
+    recipe: Pretrain
+    resolved: Resolved
+    model: nn.Module
+    step: TrainingStep
+    loader: Loader
+    position: Position
+    stop: StopSignal
+    report: Report | None = None  # rank 0 alone
+    last_checkpoint: Path | None = None
+    non_finite: int = 0  # in a row, so far
+    window: list[tuple[float, float, Tensor]] = field(default_factory=list)  # (fractional epoch, lr, loss) not yet read
+    warned_images: int = 0
+
+    @property
+    def batches(self) -> int:
+        """Batches used of an epoch; the rest would never reach an optimizer step."""
+        return len(self.loader) // self.recipe.accum_iter * self.recipe.accum_iter
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images of one forward pass on all ranks."""
+        return self.resolved.batch_size * self.resolved.world.size
