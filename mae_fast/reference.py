@@ -85,11 +85,8 @@ def masked_mse(pred: Tensor, imgs: Tensor, ids_BK: Tensor, patch_size: int, mean
 
 
 def attention(qkv: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(Dh)) v for packed qkv (B, N, 3, H, Dh) -> (B, N, H*Dh).
-
-    bias: 3*H*Dh numbers which qkv holds already; named here, they get their gradient.
-    """
-    if bias is not None:
+    """softmax(q k^T / sqrt(Dh)) v for packed qkv (B, N, 3, H, Dh) -> (B, N, H*Dh)."""
+    if bias is not None:  # 3*H*Dh numbers that qkv holds already: here they get their gradient
         qkv = qkv + (bias - bias.detach()).view(qkv.shape[2:]).to(qkv.dtype)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, Dh)
     probs = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
@@ -101,9 +98,7 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     return nn.functional.gelu(x + bias).to(x.dtype)
 
 
-def add_layer_norm(
-    x: Tensor, y: Tensor | None, y_bias: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
-):
+def add_layer_norm(x: Tensor, y, y_bias, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype):
     """-> s = x + y + y_bias (x itself without y), and its LayerNorm over the last dimension, cast to dtype."""
     s = x if y is None else (x + (y if y_bias is None else y + y_bias)).to(torch.promote_types(x.dtype, y.dtype))
     return s, nn.functional.layer_norm(s.to(weight.dtype), weight.shape, weight, bias, eps).to(dtype)
@@ -164,7 +159,6 @@ class MaskedAutoencoderViT(nn.Module):
         self.pos_embed = nn.Parameter(sincos_2d(embed_dim, grid), requires_grad=False)
         self.blocks = nn.Sequential(*(Block(embed_dim, num_heads, hidden, norm_layer) for _ in range(depth)))
         self.norm = norm_layer(embed_dim)
-
         self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
         self.decoder_pos_embed = nn.Parameter(sincos_2d(decoder_embed_dim, grid), requires_grad=False)
@@ -173,7 +167,6 @@ class MaskedAutoencoderViT(nn.Module):
         )
         self.decoder_norm = norm_layer(decoder_embed_dim)
         self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * in_chans)
-
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
