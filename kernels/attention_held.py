@@ -4,7 +4,7 @@ What is held is in tiles of 64 and then powers of two down to 16, known when com
 registers at once, so there is one softmax, and so is dQ of the whole head, so the backward forms S once. The other side
 comes in blocks of 64, wgmma's size: a last block of 16 takes more registers and shared memory. Scores computed per
 score needed: N = 50 1.64, 65 2.42 (128 x 80), 197 1.37 (256 x 208), 257 1.32 (320 x 272); a head of 80 is multiplied as
-128; no padding is read or written. Several heads a program would not fill tiles better: two heads share no scores.
+128; no padding is read or written. Two heads share no scores: several a program would not fill tiles better.
 """
 
 import torch
@@ -21,11 +21,14 @@ from mae_fast_kernels.attention_tiles import (
     store_sums,
     sum_tiles,
     tiles,
-)  # fmt: skip
+)
 
-# H100, of 2, 4 and 8 warps: 4 are fastest, but for the forward pass at N = 50 with 12 and 16 heads, where 2 are faster
-# (0.043 ms for 0.054, 0.052 for 0.096).
-OPTIONS = {"num_warps": 4, "num_stages": 1}
+# By whether a head is of several tiles. H100, of 2, 4 and 8 warps: 4 are fastest, but for the forward at N = 50 with 12
+# and 16 heads, where 2 are (0.043 ms for 0.054, 0.052 for 0.096).
+FORWARD = {False: {"num_warps": 4, "num_stages": 1}, True: {"num_warps": 4, "num_stages": 1}}
+# 197 x 32 on 9.0 has 255 registers, two programs a multiprocessor. Counted, not timed: num_stages=2 has 2 fences for 12
+# and 21 global loads for 125 (Triton 3.6: spills 8 bytes); maxnreg=168 lets three programs in and spills 300.
+BACKWARD = {False: {"num_warps": 4, "num_stages": 1}, True: {"num_warps": 4, "num_stages": 1}}
 # Registers a thread, of 4 warps, for what stays (scores, sums, results), by compute capability and up: what compiles
 # without spilling beside addresses and operands (benchmarks.aot). 12.0 multiplies from registers again, as 8.0 does.
 FORWARD_REGISTERS = {80: 136, 90: 152, 120: 136}
@@ -116,14 +119,13 @@ def _attention_bwd_kernel(
         v = load_rows(v_head, first, stride_n, stride_d, N, D, ROWS, BLOCK_D, False)
         dk = tl.zeros([ROWS, BLOCK_D], tl.float32)
         dv = tl.zeros([ROWS, BLOCK_D], tl.float32)
-        key = first + tl.arange(0, ROWS)
         next_dq = ()
         for i in tl.static_range(TILES):
             n = QUERIES[i][0] + tl.arange(0, QUERIES[i][1])
             s = tl.dot(k, tl.trans(q[i]))
             lse_i = tl.load(lse + n, mask=n < N, other=float("inf")) * LOG2_E  # beyond N: exp2(-inf) = 0
             p = tl.exp2(s * (scale * LOG2_E) - lse_i[None, :])
-            p = tl.where((key < N)[:, None], p, 0)  # padding keys may give inf; inf * 0 = NaN
+            p = tl.where((first + tl.arange(0, ROWS) < N)[:, None], p, 0)  # padding keys may give inf; inf * 0 = NaN
             dv = tl.dot(p.to(q[i].dtype), do[i], dv)
             dp = tl.dot(v, tl.trans(do[i]))
             # with all keys in one tile d is also rowsum(P o dO V^T), and out need not be read
@@ -136,15 +138,14 @@ def _attention_bwd_kernel(
         store_rows(grad_qkv + 2 * H * D, dv, first, 3 * H * D, N, D, ROWS, BLOCK_D)
     for i in tl.static_range(TILES):
         store_rows(grad_qkv, dq[i] * scale, QUERIES[i][0], 3 * H * D, N, D, QUERIES[i][1], BLOCK_D)
-    d = tl.arange(0, BLOCK_D)
-    tl.store(sums + d, sum_tiles(dq, QUERIES, BLOCK_D) * scale, mask=d < D)
+    tl.store(sums + tl.arange(0, BLOCK_D), sum_tiles(dq, QUERIES, BLOCK_D) * scale, mask=tl.arange(0, BLOCK_D) < D)
 
 
 def forward(qkv, out, lse):
     """Fills out (B, N, H*D) and lse (B, H, N)."""
     (B, N, _, H, D), keys = qkv.shape, tiles(qkv.shape[1])
     constants = {"N": N, "D": D, "BLOCK_D": block_d(D), "ROWS": keys[0][1], "KEYS": keys}
-    _attention_fwd_kernel[(B * H,)](qkv, out, lse, H, *qkv.stride(), D**-0.5, **constants, **OPTIONS)
+    _attention_fwd_kernel[(B * H,)](qkv, out, lse, H, *qkv.stride(), D**-0.5, **constants, **FORWARD[N > 64])
 
 
 def backward(grad, qkv, out, lse, grad_qkv):
@@ -154,6 +155,6 @@ def backward(grad, qkv, out, lse, grad_qkv):
     constants = {"N": N, "D": D, "BLOCK_D": block_d(D), "ROWS": queries[0][1], "QUERIES": queries}
     _attention_bwd_kernel[(B * H,)](
         grad, qkv, out, lse, torch.empty_like(lse), grad_qkv, sums, H, *grad.stride(), *qkv.stride(), D**-0.5,
-        **constants, **OPTIONS,
+        **constants, **BACKWARD[N > 64],
     )  # fmt: skip
     return sums
