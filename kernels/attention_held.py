@@ -14,6 +14,7 @@ from mae_fast_kernels.attention_tiles import (
     LN_2,
     LOG2_E,
     block_d,
+    held_whole,
     load_rows,
     load_tiles,
     locate,
@@ -23,12 +24,12 @@ from mae_fast_kernels.attention_tiles import (
     tiles,
 )
 
-# By whether a head is of several tiles. H100, of 2, 4 and 8 warps: 4 are fastest, but for the forward at N = 50 with 12
-# and 16 heads, where 2 are (0.043 ms for 0.054, 0.052 for 0.096).
-FORWARD = {False: {"num_warps": 4, "num_stages": 1}, True: {"num_warps": 4, "num_stages": 1}}
-# 197 x 32 on 9.0 has 255 registers, two programs a multiprocessor. Counted, not timed: num_stages=2 has 2 fences for 12
-# and 21 global loads for 125 (Triton 3.6: spills 8 bytes); maxnreg=168 lets three programs in and spills 300.
-BACKWARD = {False: {"num_warps": 4, "num_stages": 1}, True: {"num_warps": 4, "num_stages": 1}}
+# By whether a head is of several tiles: length of a tile held, rows of a block that walks by. H100, of 2, 4, 8 warps: 4
+# are fastest, but for the forward at N = 50 with 12 and 16 heads, where 2 are (0.043 ms for 0.054, 0.052 for 0.096).
+# Backward of 197 x 32 on 9.0, counted, not timed: 255 registers, so two programs a multiprocessor. Three need 168, and
+# spill 300 bytes; tiles of 32 take 243, with 48 more products on the older units; blocks of 128 by 8 warps 247.
+HELD = {"TILE": 64, "ROWS": 64, "num_warps": 4, "num_stages": 1}
+FORWARD, BACKWARD = ({several: dict(HELD) for several in (False, True)} for _ in range(2))
 # Registers a thread, of 4 warps, for what stays (scores, sums, results), by compute capability and up: what compiles
 # without spilling beside addresses and operands (benchmarks.aot). 12.0 multiplies from registers again, as 8.0 does.
 FORWARD_REGISTERS = {80: 136, 90: 152, 120: 136}
@@ -143,18 +144,17 @@ def _attention_bwd_kernel(
 
 def forward(qkv, out, lse):
     """Fills out (B, N, H*D) and lse (B, H, N)."""
-    (B, N, _, H, D), keys = qkv.shape, tiles(qkv.shape[1])
-    constants = {"N": N, "D": D, "BLOCK_D": block_d(D), "ROWS": keys[0][1], "KEYS": keys}
-    _attention_fwd_kernel[(B * H,)](qkv, out, lse, H, *qkv.stride(), D**-0.5, **constants, **FORWARD[N > 64])
+    B, _, _, H, D = qkv.shape
+    _attention_fwd_kernel[(B * H,)](qkv, out, lse, H, *qkv.stride(), D**-0.5, **held_whole(qkv, FORWARD, "KEYS"))
 
 
 def backward(grad, qkv, out, lse, grad_qkv):
     """Fills grad_qkv (B, N, 3, H, D), contiguous -> its sums over the tokens of each image, (B, 3, H, D), float32."""
-    (B, N, _, H, D), queries = qkv.shape, tiles(qkv.shape[1])
+    B, _, _, H, D = qkv.shape
     sums = torch.empty((B, 3, H, D), dtype=torch.float32, device=qkv.device)
-    constants = {"N": N, "D": D, "BLOCK_D": block_d(D), "ROWS": queries[0][1], "QUERIES": queries}
+    constants = held_whole(qkv, BACKWARD, "QUERIES")
     _attention_bwd_kernel[(B * H,)](
         grad, qkv, out, lse, torch.empty_like(lse), grad_qkv, sums, H, *grad.stride(), *qkv.stride(), D**-0.5,
-        **constants, **BACKWARD[N > 64],
+        **constants,
     )  # fmt: skip
     return sums

@@ -95,8 +95,8 @@ def store_sums(sums, sum_v, H, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @cache
-def tiles(N):
-    """N tokens as (first, length) of tiles of 64 and then powers of two, at least 16: 197 in 64, 64, 64, 16.
+def tiles(N, longest=64):
+    """N tokens as (first, length) of tiles of 64 (longest) and then powers of two, at least 16: 197 in 64, 64, 64, 16.
 
     Up to 64 tokens are one tile.
     """
@@ -105,7 +105,7 @@ def tiles(N):
     found, first = [], 0
     while first < N:
         left = -(N - first) // 16 * -16
-        found.append((first, min(64, 1 << (left.bit_length() - 1))))
+        found.append((first, min(longest, 1 << (left.bit_length() - 1))))
         first += found[-1][1]
     return tuple(found)
 
@@ -113,3 +113,11 @@ def tiles(N):
 def block_d(D):
     """A head's width in a tile: tensor cores multiply sixteen numbers at a time."""
     return max(16, triton.next_power_of_2(D))
+
+
+def held_whole(qkv, table, held):
+    """Constants of a launch for qkv (B, N, 3, H, D): the table's options, the tiles of what is held under that name."""
+    _, N, _, _, D = qkv.shape
+    options = dict(table[N > 64])
+    found = {held: tiles(N, options.pop("TILE")), "ROWS": min(options["ROWS"], max(16, triton.next_power_of_2(N)))}
+    return options | found | {"N": N, "D": D, "BLOCK_D": block_d(D)}

@@ -19,7 +19,10 @@ from benchmarks.harness import options as shared
 from benchmarks.harness.timing import Clock, take_turns
 from benchmarks.parts.attention import SHAPES, captured
 
-HELD = [dict(num_warps=4, num_stages=stages, maxnreg=registers) for stages in (1, 2) for registers in (None, 128, 168)]
+HELD = [
+    dict(TILE=64, ROWS=64, num_warps=4, num_stages=stages, maxnreg=registers)
+    for stages, registers in product((1, 2), (None, 128, 168))
+]
 BLOCKS = [
     dict(ROWS=rows, COLS=cols, num_warps=rows // 16, num_stages=stages)
     for rows, cols, stages in product((64, 128), (16, 32, 64), (1, 2, 3))
