@@ -94,10 +94,10 @@ class Pretrain(Checked):
         choices=tuple(STREAMS),
     )
     compile: bool | None = ours(
-        bool, None, "torch.compile the step; otherwise on CUDA, and on a CPU for a run of more than two hours"
+        bool, None, "torch.compile the step; by default on CUDA, and on a CPU for a run of more than two hours"
     )
     cuda_graphs: bool | None = ours(
-        bool, None, "run the whole step as one CUDA graph; otherwise where it is compiled, on one GPU"
+        bool, None, "run the whole step as one CUDA graph; by default where it is compiled, on one GPU"
     )
     activation_checkpointing: bool = ours(bool, False, "less memory for a third more arithmetic")
     clip_grad: float | None = ours(float, None, "largest gradient norm; 0 or none: not clipped", at_least=0)

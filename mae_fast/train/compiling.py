@@ -21,7 +21,7 @@ CPU_LEAST = 2 * 3600  # seconds of a run; compiling takes one or two minutes of 
 
 
 class CompileError(RuntimeError):
-    """Why a loss is not compiled. It runs as it is."""
+    """A loss that must be compiled cannot be."""
 
 
 def decide(compile: bool | None, pays: bool, device: torch.device) -> bool:
@@ -39,19 +39,23 @@ def decide(compile: bool | None, pays: bool, device: torch.device) -> bool:
     return not why
 
 
-def attempt(passes: Callable[[], object]) -> CompileError | None:
-    """Run compiled passes for the first time. -> why that failed, on whichever rank of the process group; else None."""
-    failed = None
+def attempt(passes: Callable[[], object], must: bool) -> str:
+    """Run compiled passes for the first time. -> why that failed, on whichever rank; empty where it did not.
+
+    CompileError where it must not fail. No error is kept: its frames hold the activations.
+    """
+    here = ""
     try:
         passes()
     except Exception as error:  # Dynamo, Inductor, Triton and the compilers behind them raise classes of their own
-        failed = error
-    why = next(filter(None, distributed.gather(failed and in_a_line(failed))), None)
-    if why is None:
-        return None
-    answer = CompileError(f"the loss does not compile ({why})")
-    answer.__cause__ = failed
-    return answer
+        here = in_a_line(error)
+        if must:
+            distributed.gather(here)  # or the others would wait for this rank
+            raise CompileError(f"compile: the loss does not compile ({here})") from error
+    why = next(filter(None, distributed.gather(here)), "")
+    if why and must:
+        raise CompileError(f"compile: the loss does not compile on another rank ({why})")
+    return why
 
 
 def in_a_line(error: BaseException) -> str:

@@ -101,8 +101,9 @@ class StepGraphs:
                 for last in (True,) if step.accumulate == 1 else (False, True):
                     shape.replay[last] = self._capture.capture(partial(self._work, shape, last))
             except RuntimeError as error:  # of CUDA, or of PyTorch about what a capture may hold
-                first = error.__context__ or error  # torch.cuda.graph fails once more as it ends
-                raise CannotCaptureError(f"the step cannot be captured ({in_a_line(first)})") from error
+                # Of two errors the first: torch.cuda.graph fails once more as it ends.
+                why = in_a_line(error.__context__ or error)
+                raise CannotCaptureError(f"the step cannot be captured ({why})") from error
         for p, gradient in held.items():
             p.grad = gradient
         shape.held = list(held.values())  # the graphs write to them, whatever becomes of p.grad

@@ -135,13 +135,12 @@ class TrainingStep:
             self._tried = True
             passes = partial(self.backward, imgs, labels, last=False)
             with self.rehearsal():
-                failed = compiling.attempt(passes if self.graphs is None else partial(self.graphs.run, passes))
-            if failed and self._must_compile:
-                raise failed
-            if failed:  # what is not the compiler's fault the plain passes raise again
+                passes = passes if self.graphs is None else partial(self.graphs.run, passes)
+                why = compiling.attempt(passes, self._must_compile)
+            if why:  # what is not the compiler's fault the plain passes raise again
                 self.compiled, self.loss = False, parallel.wrap(self.module, self.device)
                 self.graphs = self.graphs if self._must_capture else None
-                compiling.warn("compile", f"{failed}; training goes on uncompiled")
+                compiling.warn("compile", f"the loss does not compile ({why}); training goes on uncompiled")
         if self.graphs is not None and not self.graphs.has(imgs, labels):
             try:
                 self.graphs.capture(imgs, labels)
