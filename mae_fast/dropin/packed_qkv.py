@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mae_fast.dropin.forward_swap import ForwardSwap
-from mae_fast.model.attention import ATTENTION
+from mae_fast.model.attention import ATTENTION, attend
 
 TOLERANCE = 1e-6  # of the largest number, in float64
 _swap = ForwardSwap()
@@ -50,7 +50,7 @@ def _forward(original, self, x: Tensor, *args, **kwargs):
 
 
 def _fused(self, x: Tensor) -> Tensor:
-    x = self.proj(ATTENTION["auto"](self.qkv(x).unflatten(-1, (3, self.num_heads, -1))))
+    x = self.proj(attend(ATTENTION["auto"], x, self.qkv, self.num_heads))
     return self.proj_drop(x) if hasattr(self, "proj_drop") else x
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mae_fast import ops, reference
+from mae_fast.model.linear import is_plain, qkv_attention
 
 # What SDPA takes on its own differs between versions of PyTorch; here it is the first of these that can.
 SDPA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -40,12 +41,15 @@ def auto(qkv: Tensor) -> Tensor:
     return ops.attention(qkv) if qkv.device.type in FUSED else sdpa(qkv)
 
 
-def is_fused(attend: Callable, device: torch.device) -> bool:
-    """Whether it is the fused op that computes a model's attention on a device."""
-    return attend is ops.attention or (attend is auto and device.type in FUSED)
-
-
 ATTENTION = {"auto": auto, "fused": ops.attention, "sdpa": sdpa, "xformers": xformers, "reference": reference.attention}
+
+
+def attend(attention: Callable, x_BND: Tensor, qkv: nn.Module, num_heads: int) -> Tensor:
+    """What an entry of ATTENTION makes of qkv(x): (B, N, D), heads side by side."""
+    fused = attention is ops.attention or (attention is auto and x_BND.device.type in FUSED)
+    if fused and is_plain(qkv, nn.Linear):
+        return qkv_attention(x_BND, qkv, num_heads)
+    return attention(qkv(x_BND).unflatten(-1, (3, num_heads, -1)))
 
 
 def attention_named(name: str) -> Callable[[Tensor], Tensor]:

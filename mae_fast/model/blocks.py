@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mae_fast import ops
-from mae_fast.model.attention import is_fused
-from mae_fast.model.linear import is_plain, qkv_attention, split_linear
+from mae_fast.model.attention import attend
+from mae_fast.model.linear import is_plain, split_linear
 from mae_fast.model.stream import Stream, add_norm
 
 
@@ -20,16 +20,11 @@ class Attention(nn.Module):
 
     def forward(self, x_BND: Tensor, first: int = 0) -> Tensor:
         """Every row attends to every row; the result is that of the rows from `first` on."""
-        return self.proj(self.attend(x_BND)[:, first:])
+        return self.proj(attend(self.attention, x_BND, self.qkv, self.num_heads)[:, first:])
 
     def split(self, x_BND: Tensor, first: int = 0) -> tuple[Tensor, Tensor | None]:
         """The same with the last bias apart."""
-        return split_linear(self.proj, self.attend(x_BND)[:, first:])
-
-    def attend(self, x_BND: Tensor) -> Tensor:
-        if is_fused(self.attention, x_BND.device) and is_plain(self.qkv, nn.Linear):
-            return qkv_attention(x_BND, self.qkv, self.num_heads)
-        return self.attention(self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1)))
+        return split_linear(self.proj, attend(self.attention, x_BND, self.qkv, self.num_heads)[:, first:])
 
 
 class Mlp(nn.Module):
