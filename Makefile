@@ -22,8 +22,9 @@ demo: setup
 	$(BIN)/mae-fast pretrain --config benchmarks/demo.yaml
 	$(BIN)/mae-fast reconstruct --checkpoint demo/run/checkpoint-149.pth --images demo/photos/val --limit 6 --out demo/reconstructions.png
 
+# Two processes: most tests use one core, and each process loads torch.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: setup
 	$(BIN)/mae-fast bench all

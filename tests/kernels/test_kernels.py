@@ -47,7 +47,9 @@ def test_any_noise_gives_a_permutation(bad):
         assert torch.equal(a, b)
 
 
-def test_the_longest_sequence():
+def test_the_longest_sequence(monkeypatch):
+    if DEVICE == "cpu":  # larger blocks: the interpreter takes the same time for each
+        monkeypatch.setattr(random_masking, "FORWARD", random_masking.FORWARD | {"BLOCK_I": 512, "BLOCK_J": 256})
     noise = torch.rand(1, 4096, device=DEVICE).mul(500).floor()  # with ties
     for a, b in zip(random_masking.random_masking(noise, 1024), reference.random_masking(noise, 1024), strict=True):
         assert torch.equal(a, b)
