@@ -2,13 +2,14 @@
 
     mae-fast bench plots [DIR]
 
-throughput.svg: images/s by preset and side. limits.svg: each op's share of its limit. roofline.svg: the training steps
-under the roof of this machine. waterfall.svg: from the plain reference to the fast step, a change a bar.
-scaling.svg: images/s over batch size and over ranks. A picture whose files are not there is not drawn.
+throughput.svg: images/s by preset and side. kernels.svg: where a step's time goes, beside the least possible.
+limits.svg: each op's share of its limit. roofline.svg: the training steps under the roof of this machine.
+waterfall.svg: from the plain reference to the fast step, a change a bar. scaling.svg: images/s over batch size and over
+ranks. A picture whose files are not there is not drawn.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.harness import record
+from benchmarks.reports import kernels, shares, tables
+from benchmarks.reports.results import ahead, first_batch, hardware_of, is_ours, results, turns
 from mae_fast.config import SIZES
 from mae_fast.files.atomic import write_atomic
 
-ORDER = list(SIZES)
 COLOURS = {"official": "tab:orange", "Hugging Face": "tab:green", "ours": "tab:blue"}
 
 
@@ -54,33 +56,36 @@ def draw_all(folder: Path) -> list[Path]:
     return written
 
 
-def results(folder: Path, part: str) -> list[dict]:
-    """Rows of a part, over all its presets, in order of size."""
-    files = [folder / f"{part}_{preset}.json" for preset in ORDER]
-    return [row for file in files if file.is_file() for row in record.read(file)["rows"]]
-
-
-def hardware_of(folder: Path) -> str:
-    """The hardware in words, from the first file that names it."""
-    for file in sorted(folder.glob("*.json")):
-        try:
-            facts = record.read(file)["facts"]
-        except ValueError:
-            continue
-        if "cpu" in facts:
-            return f"{facts.get('device') or facts['cpu']}, {facts['threads']} CPU threads, torch {facts['torch']}"
-    return folder.name
-
-
-def first_batch(rows: list[dict]) -> Iterator[dict]:
-    """The measured rows of each preset's first batch size."""
-    batch = {}
-    for row in rows:
-        if row.get("seconds") and row["batch"] == batch.setdefault(row["preset"], row["batch"]):
-            yield row
-
-
 def throughput(folder: Path, figure: Figure) -> bool:
+    """Of steps timed in turn, each side a process, where there are any; else of those timed in one process."""
+    return _turns(folder, figure) or _train(folder, figure)
+
+
+def _turns(folder: Path, figure: Figure) -> bool:
+    columns = turns(folder)
+    sides = sorted({side for column in columns.values() for side in column}, key=tables.place)
+    if not columns:
+        return False
+    figure.set_size_inches(10, 1.4 + 0.36 * len(sides))
+    labels = [tables.label(side).replace("**", "").replace(", ", "\n", 1) for side in sides]
+    axes = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+    for axis, ((preset, batch), column) in zip(axes, columns.items(), strict=True):
+        for label, side in zip(labels, sides, strict=True):
+            rate = column[side]["images_per_s"] if side in column else 0
+            bar = axis.barh(label, rate, color=_colour(side[0]))
+            axis.bar_label(bar, [f"{rate:.0f}" if rate else ""], padding=2, fontsize="x-small",
+                           weight="bold" if is_ours(side[0]) else "normal")  # fmt: skip
+        title = f"{preset.capitalize()}, batch {batch}\nours {ahead(column):.2f} x the best other"
+        axis.set_title(title, fontsize="small")
+        axis.margins(x=0.25)
+        axis.tick_params(labelsize="x-small")
+        axis.spines[["top", "right"]].set_visible(False)
+    axis.invert_yaxis()
+    figure.supxlabel("images/s, medians; no bar: not measured", fontsize="small")
+    return True
+
+
+def _train(folder: Path, figure: Figure) -> bool:
     rows = list(first_batch(results(folder, "train")))
     presets = list(dict.fromkeys(row["preset"] for row in rows))
     if not rows:
@@ -101,27 +106,6 @@ def throughput(folder: Path, figure: Figure) -> bool:
 
 def _colour(side: str) -> str:
     return next((colour for name, colour in COLOURS.items() if side.startswith(name)), "tab:gray")
-
-
-def limits(folder: Path, figure: Figure) -> bool:
-    rows = [row for row in first_batch(results(folder, "ops")) if row.get("of_limit")]
-    rows = [row for row in rows if row["preset"] == rows[0]["preset"] and row["dtype"] == rows[0]["dtype"]]
-    if not rows:
-        return False
-    axis = figure.subplots()
-    names = list(dict.fromkeys(f"{row['op']}, {row['pass']}" for row in rows))
-    sides = list(dict.fromkeys(row["side"] for row in rows))
-    for i, side in enumerate(sides):
-        mine = {f"{row['op']}, {row['pass']}": row["of_limit"] for row in rows if row["side"] == side}
-        heights = [names.index(name) + (i - len(sides) / 2 + 0.5) * 0.8 / len(sides) for name in mine]
-        axis.barh(heights, list(mine.values()), 0.8 / len(sides), label=side)
-    axis.axvline(1, color="tab:gray", linestyle="--")
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="share of the limit (dashed)")
-    axis.set_title(f"{rows[0]['preset']}, batch {rows[0]['batch']}, {rows[0]['dtype']}", fontsize="small")
-    axis.tick_params("y", labelsize="small")
-    axis.invert_yaxis()
-    axis.legend(fontsize="small")
-    return True
 
 
 def roofline(folder: Path, figure: Figure) -> bool:
@@ -197,7 +181,8 @@ def _line(axis: Axes, name: str, rows: list[dict], x: str) -> None:
 
 PICTURES: dict[str, Callable[[Path, Figure], bool]] = {
     "throughput": throughput,
-    "limits": limits,
+    "kernels": kernels.draw,
+    "limits": shares.draw,
     "roofline": roofline,
     "waterfall": waterfall,
     "scaling": scaling,

@@ -46,9 +46,15 @@ def test_every_step_of_a_report_is_a_command_that_parses(tmp_path, monkeypatch):
     assert {"train small", "train base", "train large"} < set(names)
 
 
-def test_readme_is_in_step_with_its_results():
-    text = readme.README.read_text()
+@pytest.mark.parametrize("page", readme.pages(), ids=lambda page: page.parent.name)
+def test_pages_are_in_step_with_their_results(page):
+    text = page.read_text()
     assert readme.fill(text) == text, "run `mae-fast bench readme`"
+
+
+def test_readme_shows_the_gpu_first():
+    text = readme.README.read_text()
+    assert text.index("throughput.svg") < text.index("<!-- bench:turns ") < text.index("<!-- bench:train cpu-")
 
 
 def test_readme_table(tmp_path, monkeypatch):
@@ -64,10 +70,12 @@ def test_readme_table(tmp_path, monkeypatch):
     assert "| **mae_fast, bf16, torch.compile** | **5.2** |" in text and "alone, bf16 | 8.0 |" in text
     assert "commit 0123456 and changes" in text and "old" not in text and "official" not in text
     assert readme.fill(text) == text
-    with pytest.raises(ValueError, match="no <!-- bench:train"):
+    with pytest.raises(ValueError, match="no <!-- bench:PART"):
         readme.fill("nothing")
     with pytest.raises(ValueError, match=r"nowhere: no train_\*.json"):
         readme.fill("<!-- bench:train nowhere -->\n\n<!-- /bench -->")
+    with pytest.raises(ValueError, match="bench:trian: no such table; there are train, turns"):
+        readme.fill("<!-- bench:trian nowhere -->\n\n<!-- /bench -->")
 
 
 def test_the_same_results_give_the_same_picture(tmp_path):
