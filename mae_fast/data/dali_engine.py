@@ -78,6 +78,9 @@ class DaliEngine:
             for job in running:
                 job.close()
 
+    def abandon(self) -> None:
+        """Nothing can end a thread that hangs in a read; the process must."""
+
     def _submit(self, epoch: int, batch: int) -> _Job:
         plan, images = self._plan(epoch, batch)
         inputs, copies = self._inputs(plan, images)
