@@ -75,14 +75,15 @@ def make_loader(
     backend: str = "auto",
     on_bad_image: str = "skip",
     timeout: float = TIMEOUT,
+    dali=None,
 ) -> Loader:
     """A loader of augmented batches of `source`, this rank's share of it.
 
     image_size: pixels, one number or (height, width); augment: light, medium or strong; num_workers: DALI threads or
     Pillow processes, None = the CPUs this process may use, at most 10; backend: auto = DALI where it is installed;
     on_bad_image: skip (the next good picture takes its place), stop (BadImageError) or convert (CMYK, palette and
-    16-bit files are converted, the unreadable are skipped); timeout: seconds that a batch may take. Raises ValueError,
-    or ImportError for a missing DALI.
+    16-bit files are converted, the unreadable are skipped); timeout: seconds that a batch may take; dali: its
+    mae_fast.data.dali_pipeline.Settings, None as shipped. Raises ValueError, or ImportError for a missing DALI.
     """
     for name, value, allowed in [
         ("augment", augment, tuple(STRENGTHS)),
@@ -103,7 +104,9 @@ def make_loader(
     workers = min(10, available_cpus()) if num_workers is None else num_workers
     sampler = Sampler(len(source), batch_size, seed, rank, world_size)
     planner = Planner(source, sampler, STRENGTHS[augment], convert=on_bad_image == "convert")
-    return Loader(_engine(backend)(planner, size, workers, device), on_bad_image == "stop", timeout)
+    engine = _engine(backend)
+    more = (dali,) if engine.name == "dali" else ()
+    return Loader(engine(planner, size, workers, device, *more), on_bad_image == "stop", timeout)
 
 
 def _engine(backend: str) -> type:
