@@ -2,13 +2,13 @@
 
     mae-fast bench data [--images DIR] [--batch 256] [--seconds 120] [--sweep]
 
-Thousands of files, so that no epoch ends in between for long; without --images 256 pictures of 500 x 375 pixels under
-many names (benchmarks.harness.sample), which the machine keeps in memory: decoding is measured, not a disk. Each side
-has the machine to itself, one after the other: batches made ahead by the side before would be its gift to the next.
-After a whole epoch of warm-up (it fills the queues, and reads the header of each file once for the life of a run) come
-windows of time; --seconds is shared among them, without it each is 5 seconds. All sides may use every CPU of this
-process; `cores` is what they did use, processor time of the process and its workers over time passed. The limit of a
-row is the same pictures only decoded, by the same run's fastest decoder (benchmarks.parts.limits).
+Thousands of files, as the pipeline empties at the end of each epoch, of which a run has few; without --images 256
+pictures of 500 x 375 pixels under many names (benchmarks.harness.sample), which the machine keeps in memory: decoding
+is measured, not a disk. Each side has the machine to itself, one after the other: batches made ahead by the side before
+would be its gift to the next. Headers are known, as after the first epoch, and queues are full before the windows of
+time begin; --seconds is shared among them, without it each is 5 seconds. All sides may use every CPU of this process;
+`cores` is what they did use, processor time of the process and its workers over time passed. The limit of a row is the
+same pictures only decoded, by the same run's fastest decoder (benchmarks.parts.limits).
 
 --sweep: DALI's settings (mae_fast.data.dali_pipeline.Settings, and threads), one after another: each is tried at all
 its values with the best of those before it, and the best of all is printed.
@@ -30,7 +30,7 @@ from benchmarks.harness.options import Options
 from benchmarks.harness.provenance import cpu_wait
 from benchmarks.harness.record import reason
 from benchmarks.harness.sample import write_jpegs
-from benchmarks.harness.steady import Steady
+from benchmarks.harness.steady import Steady, know_headers
 from benchmarks.harness.timing import summary, times_as_long
 from benchmarks.parts.dali_sweep import sweep
 from benchmarks.parts.limits import decoder
@@ -45,6 +45,7 @@ LENGTH = 5.0  # seconds of a window
 def ours(folder: Path, batch: int, img_size: int, device: str, backend: str, **more) -> Iterator[None]:
     """Batches without end. A batch is there when the device has it."""
     loader = make_loader(open_source(folder), batch, img_size, device=device, backend=backend, **more)
+    know_headers(loader)
     for epoch in count():
         with closing(loader.epoch(epoch)) as batches:
             for _ in batches:
@@ -111,8 +112,8 @@ def batch_of(options: Options) -> int:
 
 
 def files_of(options: Options) -> int:
-    """How many to write: an epoch of at least a second on a machine of that kind."""
-    return 32 if options.quick else (8192 if options.device == "cuda" else 2048)
+    """How many to write: an epoch of ten seconds or more on a machine of that kind."""
+    return 32 if options.quick else (2**17 if options.device == "cuda" else 2**13)
 
 
 def run(options: Options) -> int:
@@ -122,10 +123,11 @@ def run(options: Options) -> int:
         if folder is None:
             folder = stack.enter_context(write_jpegs(files_of(options), 256))[0].parent
         source = open_source(folder)
+        warm_up = 2 if options.quick else 2 * available_cpus() + 4  # a worker process has two batches ahead
         record.facts |= {"images": len(source), "CPUs": available_cpus()}
         if options.own.sweep:
             build = partial(ours, folder, batch, options.img_size, options.device, "dali")
-            return sweep(options, record, build, len(source) // batch, batch)
+            return sweep(options, record, build, warm_up, batch)
         paths = [Path(source.encoded(i)) for i in range(min(len(source), batch))]
         sides = {
             OURS: lambda: ours(folder, batch, options.img_size, options.device, "dali"),
@@ -140,7 +142,7 @@ def run(options: Options) -> int:
             row = {"part": "data", "batch": batch, "side": name}
             try:
                 with closing(build()) as batches:
-                    steady = Steady.of(batches, len(source) // batch, rounds, length)
+                    steady = Steady.of(batches, warm_up, rounds, length)
             except (ImportError, RuntimeError) as error:  # also a torchvision whose operators do not load
                 record.add([row | {"note": f"not run: {reason(error)}"}])
                 continue

@@ -37,12 +37,7 @@ def pretrain(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Non
     model: trained in place of a new one of the size recipe.model. Raises Interrupted after a signal, LoaderFailed,
     Diverged, and ValueError or OSError for settings and files that cannot work.
     """
-    train(assemble(recipe, model))
-
-
-def train(run: Run) -> None:
-    """Train what is assembled until its last epoch; pretrain says how that may end."""
-    recipe = run.recipe
+    run = assemble(recipe, model)
     epochs, started, first = recipe.schedule.epochs, time.perf_counter(), run.position
     first_batch = first.batch
     try:
