@@ -22,6 +22,7 @@ PARTS = {
     "ops": "each fused op, beside its reference compiled, against a copy and its products",
     "train": "a training step beside the peers, against its own matrix products",
     "data": "loaders, against decoding alone",
+    "pretrain": "a whole run from files, against the same from a batch that is ready",
     "memory": "peak memory of a step beside the peers, against what training must hold",
     "scaling": "our step at several batch sizes and on several processes",
     "waterfall": "from the plain reference to the fast step, one change a bar",

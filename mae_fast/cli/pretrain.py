@@ -9,9 +9,10 @@ from pathlib import Path
 
 import yaml
 
+from mae_fast.data import LoaderStalled
 from mae_fast.recipe import SETTINGS, Pretrain
 from mae_fast.train import Diverged, pretrain
-from mae_fast.train.interrupt import Interrupted
+from mae_fast.train.interrupt import Interrupted, LoaderFailed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +54,14 @@ def run(args: argparse.Namespace) -> int:
         if stop.is_main:
             command = stop.checkpoint and resume_command(args.words, stop.checkpoint)
             print(f"{stop.reason}. To go on: {command}" if command else stop, file=sys.stderr)
+        return stop.exit_code
+    except LoaderFailed as stop:
+        command = stop.checkpoint and resume_command(args.words, stop.checkpoint)
+        print(f"mae-fast pretrain: {f'{stop.reason}. To go on: {command}' if command else stop}", file=sys.stderr)
+        if isinstance(stop.error, LoaderStalled):  # Python would wait at its end for the threads that hang
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(stop.exit_code)
         return stop.exit_code
     except Diverged as error:
         print(f"mae-fast pretrain: {error}", file=sys.stderr)

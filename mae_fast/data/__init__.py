@@ -5,5 +5,14 @@ from mae_fast.data.loader import make_loader
 from mae_fast.data.sources import open_source
 from mae_fast.data.sources.image_file import BadImageError
 from mae_fast.data.sources.photos import write_sample_photos
+from mae_fast.data.watch import LoaderError, LoaderStalled
 
-__all__ = ["BadImageError", "check", "make_loader", "open_source", "write_sample_photos"]
+__all__ = [
+    "BadImageError",
+    "LoaderError",
+    "LoaderStalled",
+    "check",
+    "make_loader",
+    "open_source",
+    "write_sample_photos",
+]

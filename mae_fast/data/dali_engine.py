@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mae_fast.data.dali_pipeline import AHEAD, COLOURS, dali_resize, pipeline, torch_resize
+from mae_fast.data.dali_pipeline import SHIPPED, Settings, dali_resize, feed, per_sample, pipeline, torch_resize
 from mae_fast.data.plan import Plan, Planner
 
 
@@ -33,12 +33,16 @@ class _Job:
 
 
 class DaliEngine:
-    """Batches made by num_threads threads, AHEAD of them in advance, on device, without a copy from DALI to torch."""
+    """Batches made by num_threads threads, some in advance, on device, without a copy from DALI to torch."""
 
     name = "dali"
 
-    def __init__(self, planner: Planner, size: tuple[int, int], num_threads: int, device: torch.device):
+    def __init__(
+        self, planner: Planner, size: tuple[int, int], num_threads: int, device: torch.device,
+        settings: Settings | None = None,
+    ):  # fmt: skip
         self.planner, self.device, self.num_threads = planner, device, max(1, num_threads)
+        self.settings = settings or SHIPPED
         self._holds = planner.source.holds
         self._coloured = bool(planner.augment.jitter or planner.augment.grey)
         self._pool = ThreadPoolExecutor(self.num_threads)
@@ -56,7 +60,7 @@ class DaliEngine:
             while True:
                 for number in numbers:
                     running.append(self._submit(epoch, number))
-                    if len(running) > AHEAD:
+                    if len(running) > self.settings.ahead:
                         break
                 if not running:
                     return
@@ -78,12 +82,15 @@ class DaliEngine:
             for job in running:
                 job.close()
 
+    def abandon(self) -> None:
+        """Nothing can end a thread that hangs in a read; the process must."""
+
     def _submit(self, epoch: int, batch: int) -> _Job:
         plan, images = self._plan(epoch, batch)
         inputs, copies = self._inputs(plan, images)
         if self._pipe is None:
             self._pipe = self._build(self.planner.sampler.batch_size)
-        _feed(self._pipe, inputs)
+        feed(self._pipe, inputs)
         self._pipe.schedule_run()
         return _Job(batch, plan, copies)
 
@@ -119,7 +126,7 @@ class DaliEngine:
             if self._holds == "path":
                 copies.append(Path(items[slot]))
             windows[slot, :2] = 0
-        return self._images(items, windows) | _per_sample(plan.flip, plan.colour), copies
+        return self._images(items, windows) | per_sample(plan.flip, plan.colour), copies
 
     def _as_held(self, image: Image.Image) -> str | bytes | np.ndarray:
         """An image in the form in which the source holds its own."""
@@ -141,8 +148,10 @@ class DaliEngine:
                    for pixels, (top, left, height, width) in zip(items, windows, strict=True)]  # fmt: skip
             return {"pixels": [np.ascontiguousarray(pixels) for pixels in cut]}
         texts = items if self._holds == "bytes" else map(os.fsencode, items)
-        return {
-            self._holds: [np.frombuffer(text, np.uint8) for text in texts],
+        files = {self._holds: [np.frombuffer(text, np.uint8) for text in texts]}
+        if self.settings.decode == "random_crop":
+            return files
+        return files | {
             "anchor": np.ascontiguousarray(windows[:, :2]),
             "shape": np.ascontiguousarray(windows[:, 2:]),
         }
@@ -153,22 +162,24 @@ class DaliEngine:
             self._on_gpu,
             self._holds,
             self._coloured,
+            self.settings,
+            prefetch_queue_depth=self.settings.ahead,
             batch_size=batch_size,
             num_threads=self.num_threads,
             device_id=self._device_id(),
         )
-        # DALI's first run is AHEAD runs at once; spend it on blanks, so that from here on one feed is one batch
+        # DALI's first run is `ahead` runs at once; spend it on blanks, so that from here on one feed is one batch
         inputs = self._images([self._as_held(Image.new("RGB", (8, 8)))], np.int32([[0, 0, 8, 8]]))
-        for _ in range(AHEAD):
-            _feed(pipe, inputs | self._plain())
+        for _ in range(self.settings.ahead):
+            feed(pipe, inputs | self._plain())
         pipe.schedule_run()
-        for _ in range(AHEAD):
+        for _ in range(self.settings.ahead):
             pipe.outputs()
         return pipe
 
     def _plain(self) -> dict:
         """Pipeline inputs that leave one sample as it is."""
-        return _per_sample(np.zeros(1, np.int32), np.ones((1, 3), np.float32) if self._coloured else None)
+        return per_sample(np.zeros(1, np.int32), np.ones((1, 3), np.float32) if self._coloured else None)
 
     def _device_id(self) -> int | None:
         if not self._on_gpu:
@@ -196,7 +207,7 @@ class DaliEngine:
         pipe, found = None, False
         for index, window in batch:
             pipe = pipe or self._build(1)
-            _feed(pipe, self._images([self.planner.source.encoded(index)], window[None]) | self._plain())
+            feed(pipe, self._images([self.planner.source.encoded(index)], window[None]) | self._plain())
             pipe.schedule_run()
             try:
                 pipe.outputs()
@@ -204,14 +215,3 @@ class DaliEngine:
                 self.planner.indirect.add(index)
                 pipe, found = None, True
         return found
-
-
-def _feed(pipe, inputs: dict) -> None:
-    for name, values in inputs.items():
-        pipe.feed_input(name, values)
-
-
-def _per_sample(flip: np.ndarray, colour: np.ndarray | None) -> dict:
-    if colour is None:
-        return {"flip": flip}
-    return {"flip": flip} | dict(zip(COLOURS, np.ascontiguousarray(colour.T), strict=True))

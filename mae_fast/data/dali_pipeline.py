@@ -6,6 +6,7 @@ batch, pixels go out.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import nvidia.dali.fn as fn
@@ -13,9 +14,44 @@ import nvidia.dali.types as types
 import torch
 from nvidia.dali import pipeline_def
 
-AHEAD = 2  # batches in the making while one is in use
+from mae_fast.data.augment import ATTEMPTS, STRENGTHS
+
 COLOURS = ("brightness", "contrast", "saturation")
-HW_DECODER_LOAD = 0.65  # share of the JPEGs for the GPU's decoder unit, where it has one; DALI's default, made explicit
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a pipeline is built with, for its speed; the defaults ship, `mae-fast bench data --sweep` tries others.
+
+    ahead: batches in the making while one is in use. hw_decoder_load: share of the JPEGs for the GPU's decoder unit,
+    where it has one. decode: "slice", only inside of the planned windows; "whole", then cut, to the same pixels;
+    "random_crop", inside of windows that DALI draws, which follow no plan: for benchmarks alone. *_padding: bytes of
+    memory reserved for a decoder thread's files and pixels; width_hint, height_hint: of the largest picture expected.
+    """
+
+    ahead: int = 2
+    hw_decoder_load: float = 0.65
+    decode: str = "slice"
+    device_memory_padding: int = 16 * 2**20
+    host_memory_padding: int = 8 * 2**20
+    width_hint: int = 0
+    height_hint: int = 0
+
+
+SHIPPED = Settings()
+
+
+def feed(pipe, inputs: dict) -> None:
+    """Give a pipeline its next inputs, by name."""
+    for name, values in inputs.items():
+        pipe.feed_input(name, values)
+
+
+def per_sample(flip: np.ndarray, colour: np.ndarray | None) -> dict:
+    """Inputs of one number a picture. flip: int32 (B,); colour: float32 (B, 3) or None."""
+    if colour is None:
+        return {"flip": flip}
+    return {"flip": flip} | dict(zip(COLOURS, np.ascontiguousarray(colour.T), strict=True))
 
 
 def dali_resize(size: tuple[int, int]) -> Callable:
@@ -37,8 +73,31 @@ def torch_resize(size: tuple[int, int], pool: ThreadPoolExecutor) -> Callable:
     return lambda images: fn.python_function(images, function=batch, batch_processing=True, output_layouts="HWC")
 
 
-@pipeline_def(exec_dynamic=True, prefetch_queue_depth=AHEAD)  # exec_dynamic: an output stays valid while it is held
-def pipeline(resize: Callable, on_gpu: bool, holds: str, coloured: bool):
+def decoded(files, on_gpu: bool, settings: Settings):
+    """Files as uint8 (bytes,) -> their windows as RGB pixels, or with decode "random_crop" some window of DALI's."""
+    options = dict(
+        device="mixed" if on_gpu else "cpu",
+        adjust_orientation=False,  # Pillow and torchvision do not turn pictures by their EXIF data either
+        jpeg_fancy_upsampling=True,  # the GPU's chroma like the CPU's
+        hw_decoder_load=settings.hw_decoder_load,
+        device_memory_padding=settings.device_memory_padding,
+        host_memory_padding=settings.host_memory_padding,
+        preallocate_width_hint=settings.width_hint,
+        preallocate_height_hint=settings.height_hint,
+    )
+    if settings.decode == "random_crop":
+        light = STRENGTHS["light"]
+        return fn.decoders.image_random_crop(
+            files, random_area=light.scale, random_aspect_ratio=light.ratio, num_attempts=ATTEMPTS, **options
+        )
+    windows = [fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("anchor", "shape")]
+    if settings.decode == "whole":
+        return fn.slice(fn.decoders.image(files, **options), *windows, axis_names="HW")
+    return fn.decoders.image_slice(files, *windows, axis_names="HW", **options)
+
+
+@pipeline_def(exec_dynamic=True)  # exec_dynamic: an output stays valid while it is held
+def pipeline(resize: Callable, on_gpu: bool, holds: str, coloured: bool, settings: Settings):
     """uint8 (B, H, W, 3), on the GPU or not.
 
     holds: what the source gives. Files, by path or as bytes, are decoded only inside their windows; pixels (H, W, 3)
@@ -49,16 +108,7 @@ def pipeline(resize: Callable, on_gpu: bool, holds: str, coloured: bool):
         if holds == "path":
             # mapped files would end the process (SIGBUS) when one shrinks while it is read
             files = fn.io.file.read(files, dont_use_mmap=True)
-        images = fn.decoders.image_slice(
-            files,
-            fn.external_source(name="anchor", dtype=types.INT32, ndim=1),
-            fn.external_source(name="shape", dtype=types.INT32, ndim=1),
-            axis_names="HW",
-            device="mixed" if on_gpu else "cpu",
-            adjust_orientation=False,  # Pillow and torchvision do not turn pictures by their EXIF data either
-            jpeg_fancy_upsampling=True,  # the GPU's chroma like the CPU's
-            hw_decoder_load=HW_DECODER_LOAD,
-        )
+        images = decoded(files, on_gpu, settings)
     else:
         images = fn.external_source(name="pixels", dtype=types.UINT8, layout="HWC")
         images = images.gpu() if on_gpu else images

@@ -14,13 +14,15 @@ from mae_fast.data.pillow_engine import PillowEngine
 from mae_fast.data.plan import Planner
 from mae_fast.data.sampler import Sampler
 from mae_fast.data.sources import Source
+from mae_fast.data.watch import TIMEOUT, watched
 
 
 class Loader:
     """Epochs of batches. backend: "dali" or "pillow"; bad_images: {name: reason}, in the order they were met."""
 
-    def __init__(self, engine, stop_at_bad: bool):
+    def __init__(self, engine, stop_at_bad: bool, timeout: float = TIMEOUT):
         self.backend: str = engine.name
+        self.timeout = timeout
         self.bad_images: dict[str, str] = {}
         self._engine, self._stop_at_bad = engine, stop_at_bad
         self._open: Iterator | None = None
@@ -39,12 +41,14 @@ class Loader:
         loader's device, and the same for the same epoch, whatever came before.
 
         One epoch at a time: starting another ends the one before it. Raises BadImageError where a bad file is due and
-        the loader was told to stop, or where no file is good.
+        the loader was told to stop, or where no file is good; LoaderError where the loader died, and LoaderStalled
+        where a batch took longer than timeout seconds.
         """
         if self._open is not None:
             self._open.close()
-        self._open = self._engine.batches(epoch, start_batch)
-        planner = self._engine.planner
+        engine, planner = self._engine, self._engine.planner
+        batches = engine.batches(epoch, start_batch)
+        self._open = watched(batches, engine.name, engine.device, self.timeout, engine.abandon)
         with contextlib.closing(self._open) as batches:
             for images, indices, skipped in batches:
                 if skipped and self._stop_at_bad:
@@ -70,13 +74,16 @@ def make_loader(
     device: str | torch.device = "cpu",
     backend: str = "auto",
     on_bad_image: str = "skip",
+    timeout: float = TIMEOUT,
+    dali=None,
 ) -> Loader:
     """A loader of augmented batches of `source`, this rank's share of it.
 
     image_size: pixels, one number or (height, width); augment: light, medium or strong; num_workers: DALI threads or
     Pillow processes, None = the CPUs this process may use, at most 10; backend: auto = DALI where it is installed;
     on_bad_image: skip (the next good picture takes its place), stop (BadImageError) or convert (CMYK, palette and
-    16-bit files are converted, the unreadable are skipped). Raises ValueError, or ImportError for a missing DALI.
+    16-bit files are converted, the unreadable are skipped); timeout: seconds that a batch may take; dali: its
+    mae_fast.data.dali_pipeline.Settings, None as shipped. Raises ValueError, or ImportError for a missing DALI.
     """
     for name, value, allowed in [
         ("augment", augment, tuple(STRENGTHS)),
@@ -97,7 +104,9 @@ def make_loader(
     workers = min(10, available_cpus()) if num_workers is None else num_workers
     sampler = Sampler(len(source), batch_size, seed, rank, world_size)
     planner = Planner(source, sampler, STRENGTHS[augment], convert=on_bad_image == "convert")
-    return Loader(_engine(backend)(planner, size, workers, device), stop_at_bad=on_bad_image == "stop")
+    engine = _engine(backend)
+    more = (dali,) if engine.name == "dali" else ()
+    return Loader(engine(planner, size, workers, device, *more), on_bad_image == "stop", timeout)
 
 
 def _engine(backend: str) -> type:

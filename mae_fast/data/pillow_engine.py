@@ -67,6 +67,11 @@ class PillowEngine:
             generator=torch.Generator(),  # its own: an epoch begun twice must not cost the masks two random numbers
         )
 
+    def abandon(self) -> None:
+        """End the worker processes, which would outlive this one: a stopped or hanging one answers to nothing else."""
+        for worker in getattr(self._loader._iterator, "_workers", []):
+            worker.kill()
+
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, np.ndarray, list[int]]]:
         """Yield (uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
         self._keys[:] = [(epoch, batch) for batch in range(start, len(self.planner.sampler))]

@@ -53,7 +53,7 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Run
     loader = make_loader(
         source, batch_size, data.input_size, seed=recipe.seed, rank=world.rank, world_size=world.size,
         augment=data.augment, num_workers=min(data.num_workers, available_cpus()), device=device, backend=data.loader,
-        on_bad_image=data.on_bad_image,
+        on_bad_image=data.on_bad_image, timeout=data.loader_timeout,
     )  # fmt: skip
     if len(loader) < recipe.accum_iter:
         raise ValueError(f"accum_iter: {recipe.accum_iter} is more than an epoch's {len(loader)} batches; lower it")

@@ -1,17 +1,32 @@
-"""Ctrl-C and SIGTERM, as a request that the loop answers at the end of a step."""
+"""What ends a run early, with a checkpoint to go on from: a signal, answered at the end of a step, or its loader."""
 
 import signal
 from pathlib import Path
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop; the checkpoint that goes on from there is written."""
+class Stopped(Exception):
+    """The run ended early; the checkpoint that goes on from there is written, None where none was."""
+
+    def __init__(self, reason: str, exit_code: int, checkpoint: Path | None):
+        self.reason, self.exit_code, self.checkpoint = reason, exit_code, checkpoint
+        go_on = f"To go on: resume={checkpoint}" if checkpoint else "Nothing was saved: output_dir is empty."
+        super().__init__(f"{reason}. {go_on}")
+
+
+class Interrupted(Stopped):
+    """A signal asked the run to stop."""
 
     def __init__(self, signum: int, checkpoint: Path | None, is_main: bool = True):
-        self.checkpoint, self.is_main, self.exit_code = checkpoint, is_main, 128 + signum
-        self.reason = f"stopped by {signal.Signals(signum).name}"
-        go_on = f"To go on: resume={checkpoint}" if checkpoint else "Nothing was saved: output_dir is empty."
-        super().__init__(f"{self.reason}. {go_on}")
+        super().__init__(f"stopped by {signal.Signals(signum).name}", 128 + signum, checkpoint)
+        self.is_main = is_main
+
+
+class LoaderFailed(Stopped):
+    """This rank's loader died or gave no batch in time: `error`, a mae_fast.data.LoaderError."""
+
+    def __init__(self, error: Exception, checkpoint: Path | None):
+        super().__init__(str(error), 1, checkpoint)
+        self.error = error
 
 
 class StopSignal:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
+from mae_fast.data import LoaderError
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.recipe import Pretrain
 from mae_fast.train import distributed
 from mae_fast.train.assemble import assemble
-from mae_fast.train.interrupt import Interrupted
+from mae_fast.train.interrupt import Interrupted, LoaderFailed
 from mae_fast.train.optim import lr_at
 from mae_fast.train.run import Run
 from mae_fast.train.run_state import Position, save_run
@@ -33,8 +34,8 @@ class Diverged(RuntimeError):
 def pretrain(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> None:
     """Train a Masked Autoencoder as the recipe says: checkpoints, log.txt and loss.png in recipe.output_dir.
 
-    model: trained in place of a new one of the size recipe.model. Raises Interrupted after a signal, Diverged, and
-    ValueError or OSError for settings and files that cannot work.
+    model: trained in place of a new one of the size recipe.model. Raises Interrupted after a signal, LoaderFailed,
+    Diverged, and ValueError or OSError for settings and files that cannot work.
     """
     run = assemble(recipe, model)
     epochs, started, first = recipe.schedule.epochs, time.perf_counter(), run.position
@@ -45,6 +46,8 @@ def pretrain(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Non
         for _ in range(first.epoch, epochs):
             train_one_epoch(run)
             finish_epoch(run)
+    except LoaderError as error:
+        stop_for_loader(run, error)
     finally:
         run.stop.restore()
         if run.report:
@@ -82,10 +85,14 @@ def train_one_epoch(run: Run) -> None:
                 stop_if_asked(run)
 
 
-def read_window(run: Run) -> None:
-    """The one place where the host waits for the device: bring the losses of the last steps over and report them."""
+def read_window(run: Run, alone: bool = False) -> None:
+    """The one place where the host waits for the device: bring the losses of the last steps over and report them.
+
+    alone: those of this rank, where the others are not here to be asked for theirs.
+    """
     position = run.position
-    losses = distributed.mean_(torch.stack([loss for *_, loss in run.window])).tolist()
+    losses = torch.stack([loss for *_, loss in run.window])
+    losses = (losses if alone else distributed.mean_(losses)).tolist()
     records = [(at, lr, loss) for (at, lr, _), loss in zip(run.window, losses, strict=True)]
     run.window.clear()
     for _, lr, loss in records:
@@ -131,11 +138,31 @@ def stop_if_asked(run: Run) -> None:
         raise Interrupted(signum, run.last_checkpoint, run.resolved.world.is_main)
 
 
-def save(run: Run, name: str) -> None:
+def stop_for_loader(run: Run, error: LoaderError) -> None:
+    """Write where this rank's last update left it, and leave by an exception.
+
+    The other ranks wait inside a step for this one, so none is asked: the launcher ends them when this one has gone.
+    """
+    alone = run.resolved.world.size > 1
+    run.position.batch -= run.position.batch % run.recipe.accum_iter  # gradients without their update are lost
+    before = run.last_checkpoint
+    try:
+        if run.window:
+            read_window(run, alone)
+        if run.recipe.output_dir:
+            save(run, "checkpoint-interrupted.pth", alone)
+    except torch.AcceleratorError:  # what killed the loader took the device with it
+        raise LoaderFailed(error, before) from error
+    raise LoaderFailed(error, run.last_checkpoint) from error
+
+
+def save(run: Run, name: str, alone: bool = False) -> None:
     step, resolved = run.step, run.resolved
     run.last_checkpoint = Path(run.recipe.output_dir) / name
     settings = resolved.settings(run.recipe)
-    save_run(run.last_checkpoint, run.model, step.optimizer, step.scaler, run.position, settings, resolved.device)
+    save_run(
+        run.last_checkpoint, run.model, step.optimizer, step.scaler, run.position, settings, resolved.device, alone
+    )
 
 
 def warn_of_bad_images(run: Run) -> None:

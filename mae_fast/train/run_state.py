@@ -50,13 +50,16 @@ def set_rng_state(states: list[torch.Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(states[1], device)
 
 
-def save_run(path: Path, model: nn.Module, optimizer, scaler, position: Position, settings: dict, device) -> None:
+def save_run(
+    path: Path, model: nn.Module, optimizer, scaler, position: Position, settings: dict, device, alone: bool = False
+) -> None:
     """Write the checkpoint, atomically, from rank 0; every rank must call it (each has random state of its own).
 
-    settings: by the names of the flags. They become the argparse.Namespace that an official checkpoint holds.
+    settings: by the names of the flags. They become the argparse.Namespace that an official checkpoint holds. alone:
+    this rank of several writes, with no word to the others and without random states, so masks then start anew.
     """
-    rng = distributed.gather(rng_state(device))
-    if distributed.rank() == 0:
+    rng = [] if alone else distributed.gather(rng_state(device))
+    if alone or distributed.rank() == 0:
         content = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -66,7 +69,8 @@ def save_run(path: Path, model: nn.Module, optimizer, scaler, position: Position
             "mae_fast": {"config": layouts.describe(model), "position": asdict(position), "rng": rng},
         }
         save_atomic(content, path)
-    distributed.barrier()
+    if not alone:
+        distributed.barrier()
 
 
 def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: list[int], device, rank: int) -> Position:
