@@ -2,9 +2,10 @@
 
     mae-fast bench plots [DIR]
 
-throughput.svg: images/s by preset and side. limits.svg: each op's share of its limit. roofline.svg: the training steps
-under the roof of this machine. waterfall.svg: from the plain reference to the fast step, a change a bar.
-scaling.svg: images/s over batch size and over ranks. A picture whose files are not there is not drawn.
+throughput.svg: images/s by preset and side, of `bench train` or else `turns`. limits.svg: each op's share of its limit.
+roofline.svg: the training steps under the roof of this machine. waterfall.svg: from the plain reference to the fast
+step, a change a bar. scaling.svg: images/s over batch size and over ranks. A picture whose files are not there is not
+drawn.
 """
 
 import argparse
@@ -60,6 +61,11 @@ def results(folder: Path, part: str) -> list[dict]:
     return [row for file in files if file.is_file() for row in record.read(file)["rows"]]
 
 
+def step_rows(folder: Path) -> list[dict]:
+    """Training steps, all sides in one process, or else each in its own."""
+    return results(folder, "train") or results(folder, "turns")
+
+
 def hardware_of(folder: Path) -> str:
     """The hardware in words, from the first file that names it."""
     for file in sorted(folder.glob("*.json")):
@@ -81,7 +87,7 @@ def first_batch(rows: list[dict]) -> Iterator[dict]:
 
 
 def throughput(folder: Path, figure: Figure) -> bool:
-    rows = list(first_batch(results(folder, "train")))
+    rows = list(first_batch(step_rows(folder)))
     presets = list(dict.fromkeys(row["preset"] for row in rows))
     if not rows:
         return False
@@ -126,7 +132,7 @@ def limits(folder: Path, figure: Figure) -> bool:
 
 def roofline(folder: Path, figure: Figure) -> bool:
     """Model FLOP/s of each side over the FLOPs of our step for each byte that it must move."""
-    rows = [row for row in first_batch(results(folder, "train")) if "alone" not in row["side"]]
+    rows = [row for row in first_batch(step_rows(folder)) if "alone" not in row["side"]]
     file = folder / "limits.json"
     measured = record.read(file)["rows"] if file.is_file() else []
     bandwidth = max((row["rate"] * 1e9 for row in measured if row["side"] == "copy"), default=0)
