@@ -8,8 +8,8 @@ alike; ours as `mae-fast pretrain` runs it by default, and with each of its choi
 our step alone, which are the limit. Each process holds its side to the parity rule before it says that it is ready
 (benchmarks.peers.worker). In a round each runs --steps steps; a round counts as the median of its steps.
 
-A side that dies or is late is named with the last line of its log. Where the device's memory does not hold all sides at
-once, those that found none are started again when the others have had their turns, beside ours once more.
+A side that dies or is late is named with the last line of its log. On CUDA, ours with a choice undone take turns after
+the peers, beside ours once more, for memory's sake; a side that finds none all the same is started again at the end.
 
 Beside turns_PRESET: memory_PRESET, the peak of each side since it was held to the rule, against what training must
 hold (16 bytes a parameter), and kernels_PRESET, the kernels of ours and of the fastest peer by what they are for,
@@ -46,14 +46,14 @@ def measure(name: str, batch: int, options: Options, after_round=lambda rows: No
     left = wanted
     while left:
         sides = [*(side for side in ours if side not in left), *left]
-        wave = take_turns(sides, work, options, lambda wave: after_round(rows(wave)))
-        waves.append(wave)
-        again = [side for side in wave.crowded if side in left]
+        new = take_turns(sides, work, options, lambda wave: after_round(rows(wave)))
+        waves += new
+        again = [side for side in left if any(side in wave.crowded for wave in new)]
         # None found memory with fewer beside it, or there is no time: the note says why it is not there.
         left = again if len(again) < len(left) and time.monotonic() < options.until else []
-    kernels = [row for side, answer in waves[0].kernels.items()
-               for row in kernel_rows(answer, side, name, batch, options)]  # fmt: skip
-    return rows_of(waves, wanted, name, batch, options.img_size), kernels
+    profiled = next((wave.kernels for wave in waves if wave.kernels), {})
+    found = [row for side, answer in profiled.items() for row in kernel_rows(answer, side, name, batch, options)]
+    return rows_of(waves, wanted, name, batch, options.img_size), found
 
 
 def rows_of(waves: list[Wave], wanted: list[Spec], name: str, batch: int, img_size: int) -> list[dict]:

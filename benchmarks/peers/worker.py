@@ -2,10 +2,11 @@
 
     python -m benchmarks.peers.worker '{"side": {"name": ..., "peer": ..., ...}, "preset": "base", "batch": 256, ...}'
 
-It builds the side, holds its loss and every gradient to the parity rule, runs its first steps and says {"ready":
-seconds, ...}, or {"error": why}. Then it answers {"go": n} with the seconds of n steps and {"profile": n} with their
-kernels (benchmarks.harness.processes). Between its turns it keeps no memory that it can give back. `crowded` beside an
-error: the device's memory was full, so that the side may be tried again with fewer beside it.
+It builds the side, compiles it, holds its loss and every gradient to the parity rule and says {"ready": seconds, ...},
+or {"error": why}. Then it answers {"begin": n} with its first n losses and their peak memory, {"go": n} with the
+seconds of n steps and {"profile": n} with their kernels (benchmarks.harness.processes). Between its turns it keeps no
+memory that it can give back. A CUDA graph, which keeps its own, is captured in "begin", so that all can compile at once.
+`crowded` beside an error: the device's memory was full, so that the side may be tried again with fewer beside it.
 """
 
 import ctypes
@@ -31,7 +32,6 @@ from benchmarks.peers.sides import ALONE, OurSide, Side, Spec, build
 from mae_fast.config import DTYPES, SIZES
 from mae_fast.train.heap import keep_freed_memory
 
-FIRST_STEPS = 4  # the same weights, images and masks for all: their losses are to be laid side by side
 UNTIMED = {"cuda": 2, "cpu": 0}  # steps at the start of a turn: memory that was given back is asked for again
 
 
@@ -71,14 +71,17 @@ class Memory:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - self.before
 
 
-def prepare(work: dict, memory: Memory) -> tuple[Callable[[], object], dict]:
-    """-> (a step, what to say of it). RuntimeError where it may not be timed."""
+def prepare(work: dict, memory: Memory) -> tuple[Callable[[], object], Callable[[int], dict], dict]:
+    """-> (a step, what to do before the first turn and what that tells, what to say of it now).
+
+    RuntimeError where it may not be timed.
+    """
     spec, preset = Spec(**work["side"]), SIZES[work["preset"]]
     batch, size, device = work["batch"], work["img_size"], work["device"]
     if spec.name == ALONE:
         calls = products.run_alone(flops.products(preset, batch, img_size=size), device, DTYPES[spec.dtype])
         calls()
-        return calls, {}
+        return calls, lambda n: {}, {}
     kwargs = preset.kwargs() | {"img_size": size, "norm_pix_loss": True}
     torch.manual_seed(0)
     state = mae_fast.MaskedAutoencoderViT(**kwargs).to(device).state_dict()
@@ -89,20 +92,23 @@ def prepare(work: dict, memory: Memory) -> tuple[Callable[[], object], dict]:
     side = built[spec]
     torch.manual_seed(1)  # whatever building it drew
     (imgs,) = draw_images(batch, size, device)
-    said = {"parameters": sum(p.numel() for p in side.peer.model.parameters() if p.requires_grad)}
     gate = gate_of(state, kwargs, imgs, {side.dtype})
     errors, why = hold(gate, side.dtype, side.forward_backward, side.gradients, side.clear)
+    side.clear()
     if why:
         raise RuntimeError(why)
-    del gate, state
-    side.clear()
-    memory.start()
-    if device == "cpu":
-        keep_freed_memory()  # not before: the gate's is to be given back
-    torch.manual_seed(0)
-    said |= {"losses": [float(side.step(imgs)) for _ in range(FIRST_STEPS)], "bytes": memory.peak()}
-    said |= {"error_of_loss": errors.loss, "error_of_gradient": errors.gradient, "runs": _runs(spec, side, device)}
-    return lambda: side.step(imgs), said
+
+    def begin(n: int) -> dict:
+        memory.start()
+        if device == "cpu":
+            keep_freed_memory()  # not before: the gate's is to be given back
+        torch.manual_seed(0)  # the same weights, images and masks for all: their losses may be laid side by side
+        losses = [float(side.step(imgs)) for _ in range(n)]
+        return {"losses": losses, "bytes": memory.peak(), "runs": _runs(spec, side, device)}
+
+    parameters = sum(p.numel() for p in side.peer.model.parameters() if p.requires_grad)
+    said = {"parameters": parameters, "error_of_loss": errors.loss, "error_of_gradient": errors.gradient}
+    return lambda: side.step(imgs), begin, said
 
 
 def _runs(spec: Spec, side: Side, device: str) -> str:
@@ -160,6 +166,9 @@ def profiled(step: Callable[[], object], n: int, device: str) -> dict:
     return {"kernels": sorted(([name, *taken] for name, taken in found.items()), key=lambda kernel: -kernel[2])}
 
 
+TOLD = {"go": timed, "profile": profiled}
+
+
 def crowded(error: BaseException | None) -> bool:
     """Whether it was for want of memory, also where somebody raised something else because of that."""
     while error is not None:
@@ -175,12 +184,12 @@ def main(work: dict) -> None:
     try:
         # Compiled code then draws the numbers of eager code, and so the masks that the gate expects.
         with torch._inductor.config.patch(fallback_random=True):
-            step, said = prepare(work, memory)
+            step, begin, said = prepare(work, memory)
             memory.give_back()
             say(ready=time.monotonic() - began, **said)
             for command in asked:
                 ((what, n),) = command.items()
-                answer = {"go": timed, "profile": profiled}[what](step, n, work["device"])
+                answer = begin(n) if what == "begin" else TOLD[what](step, n, work["device"])
                 memory.give_back()
                 say(**answer)
     except Exception as error:  # whatever a side raises is its answer

@@ -35,8 +35,11 @@ if behaviour == "crowded" and open(file).read().count("start " + name) == 1:
     say(error="OutOfMemoryError: full", crowded=True)
     sys.exit()
 note("ready")
-say(ready=3.0, bytes=100, parameters=5, losses=[1.0], runs="eager")
+say(ready=3.0, parameters=5)
 for command in asked:
+    if "begin" in command:
+        say(bytes=100, losses=[1.0], runs="eager")
+        continue
     note("turn" if "go" in command else "profile")
     if behaviour == "dies in its turn":
         raise SystemExit("lost")
@@ -117,6 +120,13 @@ def test_real_sides_in_processes_of_their_own(tmp_path, monkeypatch, clone):
     assert all(row["bytes"] > row["limit_bytes"] > 0 for row in memory)
     found = {row["op"]: row for row in record.read(tmp_path / "out" / "kernels_tiny_2.json")["rows"][:6]}
     assert found["products"]["kernel_s"] > 0 and found["optimizer"]["launches"] > 0
+
+
+def test_on_a_gpu_undone_choices_come_after_the_peers_beside_ours():
+    first, second = wave.together(list(turns_specs("bf16", "cuda")), "cuda")
+    assert [spec.name for spec in second] == ["ours", *(f"ours, {choice}" for choice in UNDONE)]
+    assert first[0] == second[0] and not any(spec.undone for spec in first) and first[-1].name == ALONE
+    assert wave.together([], "cuda") == [] and len(wave.together(list(turns_specs("bf16", "cpu")), "cpu")) == 1
 
 
 def test_sides():
