@@ -18,8 +18,8 @@ from mae_fast.parity.cases import MODULES, calls
 KINDS = {
     "optimizer": r"adam|multi_tensor|lpnorm|foreach|linalg_vector_norm|amp_",
     "attention": r"attention|flash|fmha|sdpa|softmax",
-    "products": r"gemm|nvjet|cutlass|cublas|xmma|splitk|(?<![a-z])(add|b|bad)?mm(?![a-z])|convolution",
-    "GELU": r"gelu|erf",
+    "products": r"gemm|nvjet|cutlass|cublas|xmma|splitk|(?<![a-z])(add|b|baddb)?mm(?![a-z])|convol|cudnn",
+    "GELU": r"gelu|(?<![a-z])erf(?![a-z])",
     "norms": r"layer_?norm|native_layer|rsqrt",
 }
 OTHER = "other"

@@ -17,7 +17,7 @@ from mae_fast.data.loader import available_cpus
 WORKER = [sys.executable, "-m", "benchmarks.peers.worker"]
 FIRST_STEPS = 4  # whose losses are kept
 READY, ROUNDS = 0.7, 0.9  # of the time, after which nobody is waited for, and no round begins
-TURN = {"cuda": 60.0, "cpu": 600.0}  # seconds that one may take
+TURN = {"cuda": 90.0, "cpu": 600.0}  # seconds that one may take
 
 
 @dataclass

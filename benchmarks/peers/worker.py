@@ -5,7 +5,7 @@
 It builds the side, compiles it, holds its loss and every gradient to the parity rule and says {"ready": seconds, ...},
 or {"error": why}. Then it answers {"begin": n} with its first n losses and their peak memory, {"go": n} with the
 seconds of n steps and {"profile": n} with their kernels (benchmarks.harness.processes). Between its turns it keeps no
-memory that it can give back. A CUDA graph, which keeps its own, is captured in "begin", so that all can compile at once.
+memory that it can give back. A CUDA graph, which keeps its own, is captured in "begin": all can compile at once.
 `crowded` beside an error: the device's memory was full, so that the side may be tried again with fewer beside it.
 """
 
@@ -102,7 +102,7 @@ def prepare(work: dict, memory: Memory) -> tuple[Callable[[], object], Callable[
         memory.start()
         if device == "cpu":
             keep_freed_memory()  # not before: the gate's is to be given back
-        torch.manual_seed(0)  # the same weights, images and masks for all: their losses may be laid side by side
+        torch.manual_seed(0)  # the same weights and images for all, and masks but for a captured graph's
         losses = [float(side.step(imgs)) for _ in range(n)]
         return {"losses": losses, "bytes": memory.peak(), "runs": _runs(spec, side, device)}
 

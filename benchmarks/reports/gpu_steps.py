@@ -40,6 +40,7 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
         flags = ["--device", device, "--json", str(out / f"{name}.json"), *fewer.get(name, [])]
         return Step(name, share, [*command, *flags], paced=False, first=first, least=1 if quick else least)
 
+    # Compiling takes most of the time of turns, however little there is; what they do not use goes to those after them.
     def turns(preset: str, share: float, *flags: str, **how) -> Step:
         return bench("turns", share, preset, *peers, *flags, least=100, **how)
 
@@ -48,9 +49,9 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
         other("parity", 1.5, "parity", "--preset", base, least=30, first=True),
         bench("golden", 0.4, first=True),
         bench("blocks", 0.8, base),
-        turns(base, 3, first=True),
-        *([] if quick else [turns("small", 2), turns("large", 2)]),
-        turns(base, 1.5, "--batch", "2" if quick else "64", name=f"{base} {2 if quick else 64}"),
+        turns(base, 6, first=True),
+        *([] if quick else [turns("small", 5), turns("large", 6)]),
+        turns(base, 4, "--batch", "2" if quick else "64", name=f"{base} {2 if quick else 64}"),
         bench("attention", 1),
         bench("ops", 1, base),
         bench("data", 0.5),
