@@ -54,11 +54,10 @@ def run(args: argparse.Namespace) -> int:
     if args.folder:
         before = read(out / "report.json")
         facts["earlier"], earlier = [before["facts"]], before["rows"]
-        for key in ("device", "cpu", "commit"):
-            if before["facts"].get(key) != facts.get(key):
-                raise ValueError(
-                    f"--continue: {out} is of {key} {before['facts'].get(key)}; here it is {facts.get(key)}"
-                )
+        for key in ("device", "cpu"):
+            was, now = before["facts"].get(key), facts.get(key)
+            if was != now:
+                raise ValueError(f"--continue: the report in {out} is of {key} {was}, and here it is {now}")
     todo = steps(args.device, args.quick, args.official, out.resolve())
     rows = run_steps(todo, args.minutes * 60, Record(out / "report.json", facts), earlier)
     print(table.screen(rows, COLUMNS))
@@ -75,10 +74,10 @@ COLUMNS = {
 
 
 def run_steps(todo: list[Step], seconds: float, record: Record, earlier: list[dict] = ()) -> list[dict]:
-    """A row each: how long it took, how long it might have, how it ended. earlier: rows of which those done stay."""
+    """A row each: how long it took, how long it might have, how it ended. earlier: rows; what is done is not repeated."""
     end = time.monotonic() + seconds
     rows = {step.name: {"step": step.name, "outcome": NOT_BEGUN} for step in todo}
-    rows |= {row["step"]: row for row in earlier if row["step"] in rows and row["outcome"] == "done"}
+    rows |= {row["step"]: row for row in earlier if row["step"] in rows}
     todo = [step for step in todo if rows[step.name]["outcome"] != "done"]
     if seconds < 60 * FEW:
         todo = [step for step in todo if step.first] or todo
@@ -89,8 +88,10 @@ def run_steps(todo: list[Step], seconds: float, record: Record, earlier: list[di
         fair = left * min(1.0, 2 * step.share / sum(other.share for other in todo[i:]))
         kept = sum(other.least for other in todo[i + 1 :] if other.first)
         limit = min(left, max(step.least, min(fair, left - kept)))
+        if limit < step.least:
+            continue
         began = time.monotonic()
-        outcome = _run(step, limit, record.file.parent) if limit >= step.least else NOT_BEGUN
+        outcome = _run(step, limit, record.file.parent)
         rows[step.name] |= {"outcome": outcome, "took_s": time.monotonic() - began, "limit_s": limit}
         _write(record, rows)
     return record.rows
