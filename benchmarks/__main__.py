@@ -21,6 +21,7 @@ from benchmarks.harness import options as shared
 PARTS = {
     "ops": "each fused op, beside its reference compiled, against a copy and its products",
     "train": "a training step beside the peers, against its own matrix products",
+    "turns": "training steps, each side a process, all compiling at once, then in turn",
     "data": "loaders, against decoding alone",
     "pretrain": "a whole run from files, against the same from a batch that is ready",
     "memory": "peak memory of a step beside the peers, against what training must hold",
@@ -28,6 +29,7 @@ PARTS = {
     "waterfall": "from the plain reference to the fast step, one change a bar",
     "attention": "attention alone, beside SDPA in all its kinds and xformers",
     "blocks": "block sizes of the Triton kernels, swept on this GPU",
+    "golden": "the model on this device beside numbers of the official code",
     "limits": "copy bandwidth, matrix rate at the model's shapes, JPEG decoding",
 }
 

@@ -68,7 +68,7 @@ def work(preset: Preset, batch: int, *, img_size: int = 224, mask_ratio: float =
         if not product.attention:
             one = 2 * M * K * N, C * (M * K + K * N + M * N)
             linear += [one] * (2 + product.left_gradient) * product.layers
-            if not product.name.endswith("fc1"):  # whose bias is GELU's
+            if not product.name.endswith(("qkv", "proj", "fc1", "fc2")):  # whose biases other ops sum as they go
                 rest += product.layers * C * M * N
     for op, _, shape, times in calls(stages.of_preset(preset, img_size, mask_ratio), batch):
         for moved, products in zip(MODULES[op].least_bytes(shape, C, stream), (2, 5), strict=True):

@@ -16,6 +16,7 @@ from mae_fast.train.step import TrainingStep
 
 LR, WEIGHT_DECAY = 1.5e-4, 0.05
 OURS = "ours compiled"
+ALONE = "products alone"  # of our step, the limit of all
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Spec:
     dtype: str
     compiled: bool = False
     fused: bool = False  # AdamW
+    mode: str | None = None  # of torch.compile
+    undone: str | None = None  # ours as by default but for this one of UNDONE; "": for none; None: as said above
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}"
@@ -49,12 +52,34 @@ def specs(dtypes: list[str], device: str) -> Iterator[Spec]:
             yield Spec("ours CUDA graph", "ours", dtype, compiled=True, fused=True)
 
 
+UNDONE = {
+    "no CUDA graph": {"cuda_graphs": False},
+    "no compile": {"compile": False},
+    "fp32 stream": {},
+    "attention sdpa": {},
+}
+MADE_OF = {"official SDPA": "official"}  # a peer that is another's model
+
+
+def turns_specs(dtype: str, device: str) -> Iterator[Spec]:
+    """Who takes turns in `mae-fast bench turns`, what matters most first."""
+    yield Spec("ours", "ours", dtype, fused=True, undone="")
+    yield Spec("official as shipped", "official", "fp16" if device == "cuda" else "fp32")
+    for name, peer in (("official SDPA", "official SDPA"), ("Hugging Face", "Hugging Face")):
+        yield Spec(f"{name} compiled", peer, dtype, compiled=True, fused=True)
+        yield Spec(f"{name} reduce-overhead", peer, dtype, compiled=True, fused=True, mode="reduce-overhead")
+    for choice in UNDONE:
+        peer = "ours, SDPA" if choice == "attention sdpa" else "ours"
+        yield Spec(f"ours, {choice}", peer, dtype, fused=True, undone=choice)
+    yield Spec(ALONE, "products", dtype)
+
+
 class Side:
     """A step as a peer's own script takes it."""
 
     def __init__(self, spec: Spec, peer: peers.Peer, optimizer: torch.optim.Optimizer, device: str):
         self.peer, self.dtype, self.optimizer = peer, DTYPES[spec.dtype], optimizer
-        self.loss = torch.compile(peer.loss, dynamic=False) if spec.compiled else peer.loss
+        self.loss = torch.compile(peer.loss, dynamic=False, mode=spec.mode) if spec.compiled else peer.loss
         scale = LOSS_SCALE.get(self.dtype)
         self.scaler = torch.amp.GradScaler(device, init_scale=scale or 1.0, enabled=scale is not None)
 
@@ -64,11 +89,13 @@ class Side:
         self.scaler.scale(loss).backward()
         return loss.detach()
 
-    def step(self, imgs: Tensor) -> None:
-        self.forward_backward(imgs)
+    def step(self, imgs: Tensor) -> Tensor:
+        """-> the loss, until the next step."""
+        loss = self.forward_backward(imgs)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.clear()
+        return loss
 
     def gradients(self) -> dict[str, Tensor]:
         return unscale(self.peer.gradients(), self.scaler.get_scale())
@@ -82,16 +109,25 @@ class OurSide(Side):
 
     def __init__(self, spec: Spec, peer: peers.Peer, optimizer: torch.optim.Optimizer, device: str):
         self.peer, self.dtype, self.optimizer = peer, DTYPES[spec.dtype], optimizer
-        self.train = TrainingStep(
-            peer.model, optimizer, dtype=self.dtype, compile=spec.compiled, cuda_graphs="CUDA graph" in spec.name
-        )
+        if spec.undone is None:
+            how = {"compile": spec.compiled, "cuda_graphs": "CUDA graph" in spec.name}
+        else:
+            how = UNDONE.get(spec.undone, {})
+            peer.model.stream = torch.float32 if spec.undone == "fp32 stream" else None
+        self.train = TrainingStep(peer.model, optimizer, dtype=self.dtype, **how)
         self.scaler = self.train.scaler
 
     def forward_backward(self, imgs: Tensor) -> Tensor:
         return self.train.backward(imgs)
 
-    def step(self, imgs: Tensor) -> None:
-        self.train(imgs, LR)
+    def step(self, imgs: Tensor) -> Tensor:
+        return self.train(imgs, LR)
+
+    @property
+    def runs(self) -> str:
+        """What became of the choices that a run decides by itself."""
+        how = "compiled" if self.train.compiled else "eager"
+        return how + (", one CUDA graph" if self.train.graphs is not None else "")
 
 
 def optimizers(peer: peers.Peer, official: bool, device: str) -> dict[bool, torch.optim.Optimizer]:
@@ -113,10 +149,11 @@ def build(
         "official": lambda: peers.official(state, kwargs, device, official),
         "Hugging Face": lambda: peers.huggingface(state, kwargs, device),
         "ours": lambda: peers.ours(state, kwargs, device),
+        "ours, SDPA": lambda: peers.ours(state, kwargs | {"attention": "sdpa"}, device),
     }
     models, absent, sides = {}, {}, {}
     for name, builder in builders.items():
-        if not any(spec.peer.startswith(name) for spec in wanted):
+        if not any(MADE_OF.get(spec.peer, spec.peer) == name for spec in wanted):
             continue
         try:
             if name == "official" and official is None:
@@ -132,4 +169,4 @@ def build(
             peer, adamw = models[spec.peer]
             cls = OurSide if spec.peer.startswith("ours") else Side
             sides[spec] = cls(spec, peer, adamw[spec.fused], device)
-    return sides, {spec: absent[spec.peer.removesuffix(" SDPA")] for spec in wanted if spec not in sides}
+    return sides, {spec: absent[MADE_OF.get(spec.peer, spec.peer)] for spec in wanted if spec not in sides}

@@ -1,46 +1,18 @@
 """Where a step's time goes: its kernels by what they are for, beside the least that each could take.
 
-Least: the products of the linear layers at the fastest product that was measured (limits.json) or, where that takes
-longer, their factors and results through memory at the speed of a copy; all else what it must move, at that speed, with
-the residual stream in bfloat16 (mae_fast.parity.cases, benchmarks.counting.roofline). Bias sums need no pass of their
-own: the kernel that makes a gradient has it in registers.
+The least with the residual stream in bfloat16 (benchmarks.counting.kernels), at the rates of limits.json.
 """
 
-import re
 from pathlib import Path
 
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from benchmarks.counting import roofline
+from benchmarks.counting.kernels import PURPOSES, least_seconds, purpose
 from benchmarks.reports.results import Column, in_order, is_ours, limits, results
 from mae_fast.config import SIZES
-from mae_fast.model import stages
-from mae_fast.parity.cases import MODULES, calls
 
-# The first whose pattern is in a kernel's name is what it is for. Inductor's fused kernels name what they compute.
-PURPOSES = {
-    "matrix products": r"^nvjet|cublas|cutlass|gemm",
-    "attention, forward": r"attention\w*fwd",
-    "attention, backward": r"attention\w*bwd",
-    "GELU, forward": r"^(?!.*gelu\w*(backward|bwd)).*gelu",
-    "GELU, backward": r"gelu",
-    "addition and norm": r"layer_norm",
-    "masking, patches, loss": r"^_(random_masking|gather_patches|unshuffle|masked_mse)",
-    "AdamW, gradient norm": r"multi_tensor_apply|lpnorm|NormTwoOps",
-    "bias sums, casts, copies": r"",
-}
-OPS = {
-    "attention": ("attention, forward", "attention, backward"),
-    "bias_gelu": ("GELU, forward", "GELU, backward"),
-    "add_layer_norm": ("addition and norm", "addition and norm"),
-}
-OPTIMIZER = 32  # bytes a parameter that AdamW and the norm move; the rest of roofline.PARAMETER is casts
 COLOURS = ["#1f4e8c", "#fdae6b", "#d95f0e", "#a1d99b", "#2c8c4a", "#9e7cc1", "#e7c630", "#7f7f7f", "#d6336c"]
-
-
-def purpose(kernel: str) -> str:
-    return next(name for name, pattern in PURPOSES.items() if re.search(pattern, kernel))
 
 
 def measured(folder: Path) -> dict[Column, dict[str, tuple[float, float]]]:
@@ -56,27 +28,13 @@ def measured(folder: Path) -> dict[Column, dict[str, tuple[float, float]]]:
     return {key: steps[key] for key in sorted(steps, key=in_order)}
 
 
-def least(preset: str, batch: int, gpu: roofline.Gpu) -> dict[str, float]:
-    """Seconds a step that each purpose takes at least."""
-    size, moved = SIZES[preset], dict.fromkeys(PURPOSES, 0.0)
-    for op, _, shape, times in calls(stages.of_preset(size), batch):
-        names = OPS.get(op, ("masking, patches, loss",) * 2)
-        for name, amount in zip(names, MODULES[op].least_bytes(shape, roofline.C, roofline.C), strict=True):
-            moved[name] += times * amount
-    parameters = roofline.parameters(size)
-    moved["AdamW, gradient norm"] = OPTIMIZER * parameters
-    moved["bias sums, casts, copies"] = (roofline.PARAMETER - OPTIMIZER) * parameters
-    products = roofline.seconds(roofline.work(size, batch).products, gpu)
-    return {name: amount / gpu.bandwidth for name, amount in moved.items()} | {"matrix products": products}
-
-
 def bars(folder: Path) -> dict[str, dict[str, float]]:
     """{what a bar is: {purpose: ms}}: each step that was profiled, and under it the least, where limits are known."""
     gpu, stacks = limits(folder), {}
     for (preset, batch), sums in measured(folder).items():
         stacks[f"{preset.capitalize()}, batch {batch}"] = {name: seconds * 1e3 for name, (seconds, _) in sums.items()}
         if gpu:
-            parts = least(preset, batch, gpu)
+            parts = least_seconds(SIZES[preset], batch, gpu)
             stacks[f"{preset.capitalize()}, least possible"] = {name: parts[name] * 1e3 for name in PURPOSES}
     return stacks
 

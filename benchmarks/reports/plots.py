@@ -110,7 +110,9 @@ def _colour(side: str) -> str:
 
 def roofline(folder: Path, figure: Figure) -> bool:
     """Model FLOP/s of each side over the FLOPs of our step for each byte that it must move."""
-    rows = [row for row in first_batch(results(folder, "train")) if "alone" not in row["side"]]
+    rows = [
+        row for row in first_batch(results(folder, "train") or results(folder, "turns")) if "alone" not in row["side"]
+    ]
     file = folder / "limits.json"
     measured = record.read(file)["rows"] if file.is_file() else []
     bandwidth = max((row["rate"] * 1e9 for row in measured if row["side"] == "copy"), default=0)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.counting import kernels as counted
 from benchmarks.harness import record
 from benchmarks.reports import kernels, plots, shares, tables
 from benchmarks.reports.results import is_ours, results, turns
@@ -56,11 +57,16 @@ def test_steps_in_turns_as_the_part_writes_them(tmp_path):
         "_add_layer_norm_fwd_kernel": "addition and norm",
         "_masked_mse_bwd_kernel": "masking, patches, loss",
         "void at::native::lpnorm_cleanup<float>": "AdamW, gradient norm",
+        "void at::native::multi_tensor_apply_kernel<FusedAdam>": "AdamW, gradient norm",
+        "fmha_cutlassF_bf16_aligned_64x64_rf_sm80": "attention, forward",
+        "pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel": "attention, backward",
+        "aten::addmm": "matrix products",
+        "aten::comment": "bias sums, casts, copies",
         "Memset (Unknown)": "bias sums, casts, copies",
     }.items(),
 )
 def test_what_a_kernel_is_for(name, purpose):
-    assert kernels.purpose(name) == purpose
+    assert counted.purpose(name) == purpose
 
 
 def test_a_measured_step_takes_no_less_than_the_least_possible():

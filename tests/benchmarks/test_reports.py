@@ -37,13 +37,48 @@ def test_every_step_of_a_report_is_a_command_that_parses(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_report, "_run", lambda step, limit, out: asked.append((step, limit)) or "done")
     assert bench("gpu-report", *QUICK, "--minutes", "9", "--out", str(tmp_path)) == 0
     names = [step.name for step, _ in asked]
-    assert {"parity", "train tiny", "ops tiny", "attention", "memory tiny", "data"} < set(names)
+    assert names[:5] == ["limits tiny", "parity", "golden", "blocks tiny", "turns tiny"]
+    assert {"turns tiny 2", "ops tiny", "attention", "data", "curve"} < set(names)
     assert all(0 < limit <= 9 * 60 for _, limit in asked)
     for step, _ in asked:
         if step.paced:
             options.of([*step.command[1:], "--seconds", "1"])
     names = [step.name for step in gpu_report.steps("cuda", False, None, tmp_path)]
-    assert {"train small", "train base", "train large"} < set(names)
+    assert [name for name in names if "turns" in name] == ["turns base", "turns small", "turns large", "turns base 64"]
+
+
+def test_few_minutes_are_for_limits_parity_and_base_and_continue_does_the_rest(tmp_path, monkeypatch):
+    asked, failing = [], ["golden"]
+
+    def ran(step, limit, out):
+        asked.append(step.name)
+        return "exit code 1: wrong" if step.name in failing else "done"
+
+    monkeypatch.setattr(gpu_report, "_run", ran)
+    assert bench("gpu-report", *QUICK, "--minutes", "3", "--out", str(tmp_path)) == 1
+    assert asked == ["limits tiny", "parity", "golden", "turns tiny"]
+    rows = {row["step"]: row["outcome"] for row in record.read(tmp_path / "report.json")["rows"]}
+    assert rows["golden"] == "exit code 1: wrong" and rows["attention"] == rows["blocks tiny"] == gpu_report.NOT_BEGUN
+    asked.clear()
+    failing.clear()
+    assert bench("gpu-report", *QUICK, "--minutes", "9", "--continue", str(tmp_path)) == 0
+    assert "limits tiny" not in asked and asked[:3] == ["golden", "blocks tiny", "turns tiny 2"]
+    content = record.read(tmp_path / "report.json")
+    assert list(rows) == [row["step"] for row in content["rows"]] and "--minutes 3" in str(content["facts"]["earlier"])
+    asked.clear()
+    assert bench("gpu-report", *QUICK, "--continue", str(tmp_path)) == 0 and not asked
+    other = record.Record(tmp_path / "other" / "report.json", {"cpu": "another"})
+    other.add([])
+    assert bench("gpu-report", *QUICK, "--continue", str(tmp_path / "other")) == 1
+
+
+def test_what_a_step_had_no_time_for_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_report, "LAUNCH", [sys.executable, "-c"])
+    rows = [{"op": "x", "side": "ours", "note": ""}, {"op": "y", "side": "ours", "note": "not run: no time left"}]
+    record.Record(tmp_path / "some.json", {}).add(rows)
+    step = gpu_report.Step("some", 1, ["pass"], paced=False, results="some.json")
+    (row,) = gpu_report.run_steps([step], 60, record.Record(tmp_path / "report.json", {}))
+    assert row["outcome"] == "done but for what had no time: y, ours"
 
 
 @pytest.mark.parametrize("page", readme.pages(), ids=lambda page: page.parent.name)
