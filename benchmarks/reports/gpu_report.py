@@ -74,7 +74,7 @@ COLUMNS = {
 
 
 def run_steps(todo: list[Step], seconds: float, record: Record, earlier: list[dict] = ()) -> list[dict]:
-    """A row each: how long it took, how long it might have, how it ended. earlier: rows; those done stay as they are."""
+    """A row each: how long it took, how long it might have, how it ended. earlier: rows; what is done stays."""
     end = time.monotonic() + seconds
     rows = {step.name: {"step": step.name, "outcome": NOT_BEGUN} for step in todo}
     rows |= {row["step"]: row for row in earlier if row["step"] in rows}

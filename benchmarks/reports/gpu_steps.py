@@ -26,10 +26,11 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
         "scaling": ["--batch", "2,4"],
     }
     fewer = fewer if quick else {}
+    again = ["--batch", "2", "--sides", "ours bf16,as shipped"] if quick else ["--batch", "64"]
     seeds = [] if quick else ["--seeds", "3", "--preset", "small"]
 
     def bench(part: str, share: float, preset: str = "", *flags: str, name: str = "", least: float = 20, **how) -> Step:
-        flags = [*common, *flags, *(["--presets", preset] if preset else []), *fewer.get(part, [])]
+        flags = [*common, *(["--presets", preset] if preset else []), *fewer.get(part, []), *flags]
         file = (
             part if part in ("limits", "golden", "attention", "data") else f"{part}_{name or preset}".replace(" ", "_")
         )
@@ -51,7 +52,7 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
         bench("blocks", 0.8, base),
         turns(base, 6, first=True),
         *([] if quick else [turns("small", 5), turns("large", 6)]),
-        turns(base, 4, "--batch", "2" if quick else "64", name=f"{base} {2 if quick else 64}"),
+        turns(base, 4, *again, name=f"{base} {again[1]}"),
         bench("attention", 1),
         bench("ops", 1, base),
         bench("data", 0.5),
