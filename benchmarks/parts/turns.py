@@ -24,6 +24,7 @@ from statistics import median
 from benchmarks.counting import flops, kernels
 from benchmarks.harness import table
 from benchmarks.harness.options import Options, count
+from benchmarks.harness.record import Record
 from benchmarks.harness.timing import summary, times_as_long
 from benchmarks.peers.sides import ALONE, Spec, turns_specs
 from benchmarks.peers.wave import Wave, take_turns
@@ -145,9 +146,13 @@ def run(options: Options) -> int:
             # Several batches of a preset, asked for, are several files: each report's step has its own.
             file = f"{name}_{batch}" if options.batches else name
             record, memory = options.record(f"turns_{file}"), options.record(f"memory_{file}")
-            rows, found = measure(name, batch, options, record.put)
-            record.put(rows)
-            memory.put(memory_rows(rows))
+
+            def keep(rows: list[dict], record: Record = record, memory: Record = memory) -> None:
+                record.put(rows)
+                memory.put(memory_rows(rows))
+
+            rows, found = measure(name, batch, options, keep)
+            keep(rows)
             options.record(f"kernels_{file}").put(found)
             print(f"\n{name}, batch {batch}\n{table.screen(rows, COLUMNS)}")
             print(table.screen(found, KERNEL_COLUMNS), flush=True)

@@ -74,6 +74,9 @@ def take_turns(wanted: list[Spec], work: dict, options: Options, after_round: Ca
                 wave.notes, wave.crowded = first.notes, first.crowded
             share = taken + (ROUNDS * seconds - taken) * (i + 1) / len(groups)
             _rounds(wave, workers, options, began + share, after_round)
+            for side in fastest(wave) if i == 0 else []:
+                if time.monotonic() < options.until:
+                    wave.kernels[side] = workers[side].ask({"profile": 3}, time.monotonic() + TURN[options.device])
             for side in group:
                 if not any(side in later for later in groups[i + 1 :]):
                     workers[side].stop()
@@ -110,9 +113,6 @@ def _rounds(wave: Wave, workers: dict[Spec, Worker], options: Options, until: fl
         steps = options.own.steps or {"cuda": 8, "cpu": 1}[options.device]
         each(list(wave.rounds), {"go": steps}, lambda side, answer: wave.rounds[side].append(answer))
         after_round(wave)
-    for side in fastest(wave):
-        if time.monotonic() < options.until:
-            wave.kernels[side] = workers[side].ask({"profile": 3}, time.monotonic() + TURN[options.device])
 
 
 def fastest(wave: Wave) -> list[Spec]:

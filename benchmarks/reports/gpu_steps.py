@@ -26,13 +26,13 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
         "scaling": ["--batch", "2,4"],
     }
     fewer = fewer if quick else {}
+    again = ["--batch", "2", "--sides", "ours bf16,as shipped"] if quick else ["--batch", "64"]
     seeds = [] if quick else ["--seeds", "3", "--preset", "small"]
 
     def bench(part: str, share: float, preset: str = "", *flags: str, name: str = "", least: float = 20, **how) -> Step:
-        flags = [*common, *flags, *(["--presets", preset] if preset else []), *fewer.get(part, [])]
-        file = (
-            part if part in ("limits", "golden", "attention", "data") else f"{part}_{name or preset}".replace(" ", "_")
-        )
+        flags = [*common, *(["--presets", preset] if preset else []), *fewer.get(part, []), *flags]
+        alone = part in ("limits", "golden", "attention", "data")  # a file for all presets
+        file = part if alone else f"{part}_{name or preset}".replace(" ", "_")
         return Step(f"{part} {name or preset}".strip(), share, ["bench", part, *flags],
                     least=1 if quick else least, results=f"{file}.json", **how)  # fmt: skip
 
@@ -42,16 +42,16 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
 
     # Compiling takes most of the time of turns, however little there is; what they do not use goes to those after them.
     def turns(preset: str, share: float, *flags: str, **how) -> Step:
-        return bench("turns", share, preset, *peers, *flags, least=100, **how)
+        return bench("turns", share, preset, *peers, *flags, least=90, **how)
 
     return [
-        bench("limits", 0.5, base, first=True),
-        other("parity", 1.5, "parity", "--preset", base, least=30, first=True),
-        bench("golden", 0.4, first=True),
-        bench("blocks", 0.8, base),
-        turns(base, 6, first=True),
+        bench("limits", 1.5, base, least=30, first=True),
+        other("parity", 3.5, "parity", "--preset", base, least=30, first=True),
+        bench("golden", 1, least=15, first=True),
+        bench("blocks", 2, base),
+        turns(base, 8, first=True),
         *([] if quick else [turns("small", 5), turns("large", 6)]),
-        turns(base, 4, "--batch", "2" if quick else "64", name=f"{base} {2 if quick else 64}"),
+        turns(base, 4, *again, name=f"{base} {again[1]}"),
         bench("attention", 1),
         bench("ops", 1, base),
         bench("data", 0.5),

@@ -1,7 +1,9 @@
 """Workers: they run at the same time, answer in order, and one that dies or is late is an answer too."""
 
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +56,25 @@ def test_one_that_dies_or_is_late_says_why(start):
     late.log.write_text("compiling\n")
     assert late.answer(soon(0.1)) == {"error": "no time left: no answer in 0 s; late.log: compiling"}
     assert late.process.poll() is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker ends when it next reads")
+def test_nobody_is_left_when_who_started_them_is_killed(tmp_path):
+    worker = "from benchmarks.harness.processes import commands; commands()[0](ready=1); import time; time.sleep(300)"
+    parent = f"""
+import sys, time
+from pathlib import Path
+from benchmarks.harness.processes import Worker
+worker = Worker([sys.executable, "-c", {worker!r}], Path(sys.argv[1]))
+worker.answer(time.monotonic() + 60)
+print(worker.process.pid, flush=True)
+time.sleep(300)
+"""
+    started = subprocess.Popen([sys.executable, "-c", parent, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True)
+    pid = int(started.stdout.readline())
+    started.kill()
+    started.wait()
+    until = time.monotonic() + 20
+    while Path(f"/proc/{pid}/status").exists() and "(zombie)" not in Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)

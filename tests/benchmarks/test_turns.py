@@ -108,6 +108,17 @@ def test_who_found_no_memory_is_started_again_beside_ours(run):
     assert rows["Hugging Face compiled"]["x_ours"] == 1.5
 
 
+def test_undone_choices_compile_with_all_and_take_turns_beside_ours(run, monkeypatch):
+    together = wave.together
+    monkeypatch.setattr(wave, "together", lambda ready, device: together(ready, "cuda"))
+    rows, happened = run({}, "--sides", "ours bf16,as shipped,no compile")
+    assert sum("start" in line for line in happened) == 4
+    turns = [line.removeprefix("turn ") for line in happened if "turn" in line]
+    assert turns == ["ours", "official as shipped", ALONE] * 2 + ["ours", "ours, no compile"] * 2
+    assert [rows[name]["x_ours"] for name in ("official as shipped", "ours, no compile")] == [1.5, 1.5]
+    assert all(row["limit_s"] == 3 and not row["note"] for row in rows.values())
+
+
 def test_real_sides_in_processes_of_their_own(tmp_path, monkeypatch, clone):
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     flags = ["--sides", "ours bf16,as shipped", "--official", str(clone), "--rounds", "1", "--batch", "2"]
