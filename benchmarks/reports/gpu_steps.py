@@ -23,7 +23,7 @@ def steps(device: str, quick: bool, official: Path | None, out: Path) -> list[St
     fewer = {  # sides and steps, of a toy run
         "turns": ["--sides", "ours bf16,as shipped,Hugging Face compiled"],
         "curve": ["--steps", "5"],
-        "scaling": ["--batch", "2,4"],
+        "scaling": ["--batch", "4"],
     }
     fewer = fewer if quick else {}
     again = ["--batch", "2", "--sides", "ours bf16,as shipped"] if quick else ["--batch", "64"]
