@@ -13,7 +13,7 @@ ECHO = """
 import sys, time
 from benchmarks.harness.processes import commands
 say, asked = commands()
-print("a line of a library")
+print("a line of a library", flush=True)
 time.sleep(float(sys.argv[1]))
 say(ready=True)
 for command in asked:
@@ -53,8 +53,10 @@ def test_one_that_dies_or_is_late_says_why(start):
     dying.answer(soon())
     assert dying.ask({"fail": 1}, soon()) == {"error": "ended with exit code 1; dying.log: cannot go on"}
     assert dying.ask({"text": "anybody"}, soon())["error"].startswith("ended with exit code 1")
-    late.log.write_text("compiling\n")
-    assert late.answer(soon(0.1)) == {"error": "no time left: no answer in 0 s; late.log: compiling"}
+    deadline = soon()
+    while not late.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert late.answer(soon(0.1)) == {"error": "no time left: no answer in 0 s; late.log: a line of a library"}
     assert late.process.poll() is not None
 
 
