@@ -41,3 +41,13 @@ def times(row: dict) -> str:
 
 def share(row: dict) -> str:
     return f"{row['of_limit']:.0%}"
+
+
+STEP = {  # of a training step beside others
+    "side": lambda row: row["side"],
+    "dtype": lambda row: row["dtype"],
+    "images/s": lambda row: f"{row['images_per_s']:.4g}",
+    "ms a step": ms,
+    "ours x": times,
+    "of limit": share,
+}

@@ -152,13 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--official", type=Path, metavar="DIR", help="a clone of facebookresearch/mae, unmodified")
 
 
-COLUMNS = {
-    "side": lambda row: row["side"],
-    "dtype": lambda row: row["dtype"],
-    "images/s": lambda row: f"{row['images_per_s']:.4g}",
-    "ms a step": table.ms,
-    "ours x": table.times,
-    "of limit": table.share,
+COLUMNS = table.STEP | {
     "TFLOP/s": lambda row: f"{row['tflops']:.3g}",
     "error of loss": lambda row: f"{row['error_of_loss']:.1e}",
     "of gradient": lambda row: f"{row['error_of_gradient']:.1e}",

@@ -119,13 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=count, help="steps of a turn (default: 8 on CUDA, 1 on a CPU)")
 
 
-COLUMNS = {
-    "side": lambda row: row["side"],
-    "dtype": lambda row: row["dtype"],
-    "images/s": lambda row: f"{row['images_per_s']:.4g}",
-    "ms a step": table.ms,
-    "ours x": table.times,
-    "of limit": table.share,
+COLUMNS = table.STEP | {
     "GiB": lambda row: f"{row['bytes'] / 2**30:.2f}",
     "loss, first": lambda row: f"{row['losses'][0]:.4f}",
     "last": lambda row: f"{row['losses'][-1]:.4f}",

@@ -10,9 +10,8 @@ import torch
 
 from mae_fast.data.sources.image_file import BadImageError
 
-TIMEOUT = (
-    600.0  # seconds for one batch: no file system that works takes as long, and a night is not lost to one that hangs
-)
+# Seconds for one batch: no file system that works takes as long, and a night is not lost to one that hangs.
+TIMEOUT = 600.0
 
 
 class LoaderError(RuntimeError):
