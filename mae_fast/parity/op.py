@@ -22,7 +22,7 @@ def check(case: Case, dtype: torch.dtype, device: str = "cpu", function: Callabl
     draw = partial(_draw, case, dtype, device, function or getattr(ops, case.op))
     triples = draw()
     size = sum(exact.numel() for _, _, exact in triples.values())
-    for _ in range(min(15, 4096 // max(1, size))):
+    for _ in range(min(31, 4096 // max(1, size))):
         fresh = draw()
         triples = {name: tuple(map(_beside, triple, fresh[name])) for name, triple in triples.items()}
     name = dtype_name(dtype)
@@ -38,13 +38,18 @@ def _draw(case: Case, dtype: torch.dtype, device: str, function: Callable) -> di
     exact = exact if isinstance(exact, tuple) else (exact,)
     # As large as a GradScaler makes it where the case says so.
     scale = case.shape.get("loss_scale", 1)
-    upstream = [torch.randn_like(x, dtype=torch.float32) * scale for x in exact] if grads else ()
+    upstream = [_upstream(x) * scale for x in exact] if grads else ()
     fast, plain, exact = (run(f, a, grads, upstream) for f, a in ((function, args), (naive, args), (naive, exact_args)))
     names = list(inspect.signature(naive).parameters)
     outputs = [f"output {i}" for i in range(len(exact) - len(grads))]
     return dict(
         zip([*outputs, *(f"gradient of {names[i]}" for i in grads)], zip(fast, plain, exact, strict=True), strict=True)
     )
+
+
+def _upstream(x: Tensor) -> Tensor:
+    """A random gradient of x. A loss's is near 1: of draws that differ in scale only the largest would count."""
+    return torch.randn_like(x, dtype=torch.float32) if x.dim() else 1 + torch.rand_like(x, dtype=torch.float32) / 4
 
 
 def _errors(op: str, fast: Tensor, plain: Tensor, exact: Tensor) -> tuple[float, float, float, str]:
