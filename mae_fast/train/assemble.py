@@ -11,8 +11,9 @@ from mae_fast.data import make_loader, open_source
 from mae_fast.data.loader import available_cpus
 from mae_fast.files.checkpoint import load_weights, read_state
 from mae_fast.model import MaskedAutoencoderViT
+from mae_fast.model.masking import SampleNoise, uniform
 from mae_fast.recipe import Pretrain
-from mae_fast.train import distributed
+from mae_fast.train import distributed, parallel
 from mae_fast.train.announce import begin_report
 from mae_fast.train.batch_size import choose_batch_size
 from mae_fast.train.heap import keep_freed_memory
@@ -21,7 +22,7 @@ from mae_fast.train.loss import MAELoss
 from mae_fast.train.machine import available_device, products_in
 from mae_fast.train.optim import make_optimizer
 from mae_fast.train.run import Resolved, Run
-from mae_fast.train.run_state import Position, batch_size_of, load_run, newest_checkpoint
+from mae_fast.train.run_state import Layout, Position, batch_size_of, load_run, newest_checkpoint
 from mae_fast.train.step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -59,19 +60,23 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Run
         raise ValueError(f"accum_iter: {recipe.accum_iter} is more than an epoch's {len(loader)} batches; lower it")
 
     schedule = recipe.schedule.at_batch(batch_size * recipe.accum_iter * world.size)
+    noise = SampleNoise(recipe.seed, device) if model.draw_noise is uniform else None
+    loss, grad_dtype = MAELoss(model, recipe.mask_ratio, noise), DTYPES[recipe.grad_dtype]
+    if recipe.parallel == "fsdp" and world.size > 1:
+        parallel.shard(loss, device, grad_dtype)
     optimizer = make_optimizer(model, recipe.opt, schedule.lr, recipe.weight_decay)
     step = TrainingStep(
-        MAELoss(model, recipe.mask_ratio), optimizer, dtype=DTYPES[dtype], clip_grad=recipe.clip_grad,
-        accumulate=recipe.accum_iter, compile=recipe.compile, cuda_graphs=recipe.cuda_graphs,
+        loss, optimizer, dtype=DTYPES[dtype], clip_grad=recipe.clip_grad, accumulate=recipe.accum_iter,
+        compile=recipe.compile, cuda_graphs=recipe.cuda_graphs, grad_dtype=grad_dtype,
         images=(schedule.epochs - schedule.start_epoch) * len(loader) * batch_size,
     )  # fmt: skip
 
-    layout = [batch_size, world.size, recipe.accum_iter, len(loader)]
+    layout = Layout(batch_size, world.size, recipe.accum_iter, len(source))
     position = Position(epoch=schedule.start_epoch, layout=layout)
     if resume:
         position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
     resolved = Resolved(model_name, device, world, dtype, batch_size, schedule)
-    run = Run(recipe, resolved, model, step, loader, position, StopSignal(), last_checkpoint=resume)
+    run = Run(recipe, resolved, model, step, loader, position, StopSignal(), noise, last_checkpoint=resume)
     if world.is_main:
         begin_report(run)
     return run

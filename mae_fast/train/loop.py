@@ -19,6 +19,7 @@ from mae_fast.train import distributed
 from mae_fast.train.assemble import assemble
 from mae_fast.train.interrupt import Interrupted, LoaderFailed
 from mae_fast.train.optim import lr_at
+from mae_fast.train.parallel import is_sharded
 from mae_fast.train.run import Run
 from mae_fast.train.run_state import Position, save_run
 
@@ -73,7 +74,9 @@ def train_one_epoch(run: Run) -> None:
     position, accum = run.position, run.recipe.accum_iter
     batches = islice(run.loader.epoch(position.epoch, position.batch), run.batches - position.batch)
     for imgs, labels in batches:
-        at = position.epoch + position.batch / len(run.loader)
+        at = position.epoch + position.batch / run.batches
+        if run.noise:
+            run.noise.at(position.epoch, run.loader.first_place(position.batch))
         if position.batch % accum == 0:
             lr = lr_at(at, run.resolved.schedule, position.losses)
         loss = run.step(imgs, lr, labels)
@@ -149,7 +152,7 @@ def stop_for_loader(run: Run, error: LoaderError) -> None:
     try:
         if run.window:
             read_window(run, alone)
-        if run.recipe.output_dir:
+        if run.recipe.output_dir and not (alone and is_sharded(run.step.module)):  # whose weights are everywhere
             save(run, "checkpoint-interrupted.pth", alone)
     except torch.AcceleratorError:  # what killed the loader took the device with it
         raise LoaderFailed(error, before) from error

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mae_fast.data.loader import Loader
+from mae_fast.model.masking import SampleNoise
 from mae_fast.recipe import Pretrain, Schedule
 from mae_fast.train import distributed
 from mae_fast.train.interrupt import StopSignal
@@ -49,6 +50,7 @@ class Run:
     loader: Loader
     position: Position
     stop: StopSignal
+    noise: SampleNoise | None = None  # what masks are drawn from; None: the model draws its own
     report: Report | None = None  # rank 0 alone
     last_checkpoint: Path | None = None
     non_finite: int = 0  # in a row, so far
