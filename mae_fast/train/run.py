@@ -53,6 +53,7 @@ class Run:
     noise: SampleNoise | None = None  # what masks are drawn from; None: the model draws its own
     report: Report | None = None  # rank 0 alone
     last_checkpoint: Path | None = None
+    save_is_due: bool = False  # the last one failed
     non_finite: int = 0  # in a row, so far
     window: list[tuple[float, float, Tensor]] = field(default_factory=list)  # (fractional epoch, lr, loss) not yet read
     warned_images: int = 0

@@ -65,6 +65,20 @@ class Position:
         return True
 
 
+class SaveFailed(OSError):
+    """A checkpoint could not be written; the message names it, the cause, and what is left to go on from."""
+
+    def __init__(self, reason: str):
+        self.reason, self.left = reason, ""
+        super().__init__(reason)
+
+    def go_on_from(self, checkpoint: Path | None) -> None:
+        self.left = f"To go on: resume={checkpoint}" if checkpoint else "No checkpoint was written before"
+
+    def __str__(self) -> str:
+        return f"{self.reason}. {self.left}" if self.left else self.reason
+
+
 def rng_state(device: torch.device) -> list[torch.Tensor]:
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
@@ -80,9 +94,12 @@ def save_run(
 ) -> None:
     """Write the checkpoint, atomically, from rank 0; every rank must call it (each has random state of its own).
 
+    Raises SaveFailed, on every rank, where the disk does not take it; what was there before stays.
+
     settings: by the names of the flags. They become the argparse.Namespace that an official checkpoint holds. alone:
     this rank of several writes, with no word to the others and without random states, so masks then start anew.
     """
+    failure = ""
     rng = [] if alone else distributed.gather(rng_state(device))
     weights, moments = (parallel.gathered(x.state_dict()) for x in (model, optimizer))
     if alone or distributed.rank() == 0:
@@ -94,9 +111,14 @@ def save_run(
             "args": argparse.Namespace(**settings),
             "mae_fast": {"config": layouts.describe(model), "position": asdict(position), "rng": rng},
         }
-        save_atomic(content, path)
-    if not alone:
-        distributed.barrier()
+        try:
+            save_atomic(content, path)
+        except OSError as error:
+            failure = error.strerror or str(error)
+    if not alone:  # the others wait for the file, and hear how it went
+        failure = distributed.gather(failure)[0]
+    if failure:
+        raise SaveFailed(f"output_dir: {path} could not be written ({failure})")
 
 
 def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, device, rank: int) -> Position:
@@ -133,8 +155,3 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, de
 def batch_size_of(path: Path) -> int | None:
     """The batch size of the run that wrote the checkpoint, None where it holds none."""
     return getattr(load_file(path).get("args"), "batch_size", None)
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of output_dir written last. Each is whole: they appear by a rename."""
-    return max(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime_ns, default=None)
