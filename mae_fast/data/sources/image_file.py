@@ -63,6 +63,15 @@ def read_header(image: str | bytes | np.ndarray) -> Header:
         return Header(fault=explain(error))
 
 
+def header_of(source, index: int) -> Header:
+    """The same of an image of a source; what the source cannot give is a fault as well."""
+    try:
+        image = source.encoded(index)
+    except Exception as error:  # of an archive: not as its index says, an error of the disk
+        return Header(fault=explain(error))
+    return read_header(image)
+
+
 def explain(error: Exception) -> str:
     """A short reason, starting with its category, for what Pillow or the file system raised."""
     if isinstance(error, PermissionError):
@@ -72,7 +81,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"too large: {error}"
     text = str(error) or type(error).__name__
-    if text.startswith("truncated"):
+    if text.startswith(("truncated", "damaged", "too large")):
         return text
     return f"truncated: {text}" if "truncated" in text.lower() else f"damaged: {text}"
 
