@@ -8,7 +8,7 @@ import numpy as np
 
 from mae_fast.data.sources import packed
 from mae_fast.data.sources.cifar import Cifar, find_cifar
-from mae_fast.data.sources.decoded import PIXELS, Decoded
+from mae_fast.data.sources.decoded import Decoded
 from mae_fast.data.sources.folder import ImageFolder
 from mae_fast.data.sources.shards import Shards, is_shards
 
@@ -52,6 +52,6 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
         path = path / split
     elif split == "val":
         raise FileNotFoundError(f"{path}: no folder val in it")
-    if (path / PIXELS).is_file() and (description := packed.read(path, "decoded")):
-        return Decoded(path, description)
+    if description := packed.read(path):
+        return (Decoded if description.holds == "decoded" else Shards)(path, description)
     return Shards(path) if is_shards(path) else ImageFolder(path)

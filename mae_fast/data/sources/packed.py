@@ -1,6 +1,6 @@
 """What `mae-fast data pack` writes beside the pictures: which files there are, the classes, a record a picture.
 
-packed.json is written last. Both files may come from strangers: sizes, types and names are held to what they must be.
+mae_fast.json is written last. Both files may come from strangers: sizes, types and names are held to what they must be.
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-DESCRIPTION, RECORDS = "packed.json", "packed.bin"
+DESCRIPTION, RECORDS = "mae_fast.json", "records.bin"
 LARGEST = 2**24  # bytes of a description: the names of 21,000 classes take a thirtieth
 # crc32: of the file in the shard, or of the pixels; offset, height, width: in a cache of decoded pictures
 SHARDS = np.dtype([("label", "<i4"), ("crc32", "<u4")])
@@ -29,8 +29,8 @@ def dump(description: Packed) -> bytes:
     return json.dumps(asdict(description), indent=1).encode()
 
 
-def read(folder: Path, holds: str) -> Packed | None:
-    """The description of a folder that holds "shards" or "decoded", None where there is none.
+def read(folder: Path) -> Packed | None:
+    """The description of a folder that we packed, None where there is none.
 
     Raises ValueError naming the file that is missing, of another size, or not what we write.
     """
@@ -42,7 +42,7 @@ def read(folder: Path, holds: str) -> Packed | None:
     try:
         found = json.loads(path.read_text())
         packed = Packed(found["holds"], found["classes"], found["files"])
-        fits = packed.holds == holds and all(isinstance(name, str) for name in packed.classes)
+        fits = packed.holds in ("shards", "decoded") and all(isinstance(name, str) for name in packed.classes)
         fits = fits and isinstance(packed.classes, list) and packed.files.keys() >= {RECORDS}
         fits = fits and all(Path(name).name == name for name in packed.files)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

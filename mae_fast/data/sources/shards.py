@@ -24,15 +24,16 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tar.xz", ".txz", ".tar.zs
 
 class Shards:
     """Images in NAME.tar, by the indexes NAME.idx. labels: from KEY.cls, class numbers as text; classes: from
-    packed.json or classes.txt, else the numbers.
+    mae_fast.json or classes.txt, else the numbers.
 
     checksums: uint32 (N,), crc32 of each image file, None where `mae-fast data pack` did not write the shards.
     """
 
     holds = "bytes"
 
-    def __init__(self, root: Path):
-        self.root, description = root, packed.read(root, "shards")
+    def __init__(self, root: Path, description: packed.Packed | None = None):
+        """description: what mae_fast.json says, of a folder that we packed."""
+        self.root = root
         self._tars = [path.name for path in sorted(root.glob("*.tar"))]
         if description is not None:
             self._tars = sorted(name for name in description.files if name.endswith(".tar"))
