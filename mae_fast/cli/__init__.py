@@ -12,7 +12,7 @@ COMMANDS = {
     "pretrain": "train a Masked Autoencoder on a folder of images",
     "reconstruct": "draw what a checkpoint makes of masked images",
     "convert": "write a checkpoint in the layout of another codebase",
-    "data": "check a folder of images, or make one of sample photographs",
+    "data": "check a folder of images, pack it into shards, or make one of sample photographs",
     "parity": "hold every op and a whole model to float64, here",
     "bench": "measure beside the peers and against the machine's limit",
 }

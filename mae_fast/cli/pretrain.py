@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-import yaml
-
+from mae_fast.cli.yaml_file import read_yaml
 from mae_fast.data import LoaderStalled
 from mae_fast.files.lock import FolderInUse
 from mae_fast.recipe import SETTINGS, Pretrain
@@ -89,9 +88,9 @@ def read_config(path: str) -> dict:
     if Path(path).is_dir():
         raise ValueError(f"--config: {path} is a folder; expected a YAML file of flags and values")
     try:
-        values = yaml.safe_load(Path(path).read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config: {path}: not YAML: {error}") from None
+        values = read_yaml(Path(path)) or {}
+    except ValueError as error:
+        raise ValueError(f"--config: {path}: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"--config: {path}: expected flags and values, one `name: value` a line")
     for name, value in values.items():

@@ -1,7 +1,8 @@
-"""Pictures for pretraining: sources, loaders, a check of the files, and sample photographs."""
+"""Pictures for pretraining: sources, loaders, a check of the files, packing them, and sample photographs."""
 
 from mae_fast.data.check import check
 from mae_fast.data.loader import make_loader
+from mae_fast.data.pack import How, pack
 from mae_fast.data.sources import open_source
 from mae_fast.data.sources.image_file import BadImageError
 from mae_fast.data.sources.photos import write_sample_photos
@@ -9,10 +10,12 @@ from mae_fast.data.watch import LoaderError, LoaderStalled
 
 __all__ = [
     "BadImageError",
+    "How",
     "LoaderError",
     "LoaderStalled",
     "check",
     "make_loader",
     "open_source",
+    "pack",
     "write_sample_photos",
 ]

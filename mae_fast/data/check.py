@@ -1,11 +1,12 @@
 """Every file of a source decoded once: what training would skip or stop at, before it starts."""
 
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from mae_fast.data.loader import available_cpus
 from mae_fast.data.sources import Source
-from mae_fast.data.sources.image_file import decode_rgb, explain, read_header
+from mae_fast.data.sources.image_file import decode_rgb, explain, header_of
 
 CHUNK = 1024  # files under way at once
 
@@ -14,10 +15,11 @@ def check(source: Source, progress: Callable[[int, int], None] | None = None) ->
     """Find every file that training would not take as it is: (name, reason), in the source's order.
 
     Reasons start with their category: zero bytes, not an image, truncated, damaged, permission denied, missing, too
-    large, unsupported colours; and CMYK, palette, 16-bit, which on_bad_image="convert" takes. progress: called with
-    (files done, files in all).
+    large, unsupported colours; and CMYK, palette, 16-bit, which on_bad_image="convert" takes. Of tar shards also those
+    whose index says otherwise than the tar; of what was packed by us also pictures whose bytes are not those that were
+    packed. progress: called with (files done, files in all).
     """
-    bad = []
+    bad = source.disagreements() if hasattr(source, "disagreements") else []
     with ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(source), CHUNK):
             chunk = range(start, min(start + CHUNK, len(source)))
@@ -30,11 +32,14 @@ def check(source: Source, progress: Callable[[int, int], None] | None = None) ->
 
 
 def _reason(source: Source, index: int) -> str | None:
-    image = source.encoded(index)
-    header = read_header(image)
+    header = header_of(source, index)
     if header.fault or header.unusual:
         return header.fault or header.unusual
     try:
+        image = source.encoded(index)
+        checksums = getattr(source, "checksums", None)
+        if checksums is not None and zlib.crc32(image) != checksums[index]:
+            return "damaged: not the bytes that were packed (crc32)"
         decode_rgb(image)
     except Exception as error:  # a damaged file may raise anything at all inside Pillow
         return explain(error)

@@ -86,8 +86,8 @@ class DaliEngine:
         """Nothing can end a thread that hangs in a read; the process must."""
 
     def _submit(self, epoch: int, batch: int) -> _Job:
-        plan, images = self._plan(epoch, batch)
-        inputs, copies = self._inputs(plan, images)
+        plan, items, images = self._plan(epoch, batch)
+        inputs, copies = self._inputs(plan, items, images)
         if self._pipe is None:
             self._pipe = self._build(self.planner.sampler.batch_size)
         feed(self._pipe, inputs)
@@ -107,19 +107,20 @@ class DaliEngine:
         except RuntimeError:  # a bad file in a batch that is dropped anyway
             self._pipe = None
 
-    def _plan(self, epoch: int, batch: int) -> tuple[Plan, dict[int, Image.Image]]:
-        """The plan, and for the slots whose file DALI must not read itself what Pillow makes of it."""
+    def _plan(self, epoch: int, batch: int) -> tuple[Plan, list, dict[int, Image.Image]]:
+        """The plan, its images as held, and for the slots whose file DALI must not read what Pillow makes of it."""
+        read = self._pool.map if self._holds == "bytes" else map
         while True:
             plan = self.planner.plan(epoch, batch, self._pool.map)
             slots = [slot for slot, index in enumerate(plan.indices) if index in self.planner.indirect]
             images = list(self._pool.map(self.planner.decode, plan.indices[slots].tolist()))
-            if None not in images:
-                return plan, dict(zip(slots, images, strict=True))
+            items = list(read(self.planner.encoded, plan.indices.tolist()))
+            if not any(item is None for item in (*items, *images)):
+                return plan, items, dict(zip(slots, images, strict=True))
 
-    def _inputs(self, plan: Plan, images: dict[int, Image.Image]) -> tuple[dict, list[Path]]:
+    def _inputs(self, plan: Plan, items: list, images: dict[int, Image.Image]) -> tuple[dict, list[Path]]:
         """The pipeline's inputs by name, and the files written for them."""
-        source, windows, copies = self.planner.source, plan.windows.copy(), []
-        items = [source.encoded(int(index)) for index in plan.indices]
+        windows, copies = plan.windows.copy(), []
         for slot, image in images.items():
             top, left, height, width = windows[slot].tolist()
             items[slot] = self._as_held(image.crop((left, top, left + width, top + height)))

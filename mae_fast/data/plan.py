@@ -11,7 +11,7 @@ from PIL import Image
 from mae_fast.data.augment import DRAWS, Augment, colours, crop_windows, flips
 from mae_fast.data.sampler import Sampler
 from mae_fast.data.sources import Source
-from mae_fast.data.sources.image_file import UNUSUAL, BadImageError, Header, decode_rgb, explain, read_header
+from mae_fast.data.sources.image_file import UNUSUAL, BadImageError, Header, decode_rgb, explain, header_of
 
 UNUSUAL_ADVICE = "convert it to 8-bit RGB, or use on_bad_image convert"
 BAD_ADVICE = "repair or delete it, or use on_bad_image skip; mae-fast data check lists every bad file"
@@ -71,6 +71,14 @@ class Planner:
             self.faults[index] = explain(error)
             return None
 
+    def encoded(self, index: int) -> str | bytes | np.ndarray | None:
+        """A picture as the source holds it; None where it cannot give it any more, which is then remembered."""
+        try:
+            return self.source.encoded(index)
+        except Exception as error:  # an archive that was whole when its headers were read
+            self.faults[index] = explain(error)
+            return None
+
     def error(self, index: int) -> BadImageError:
         """The error that stops training at a bad picture."""
         reason = self.faults[index]
@@ -78,7 +86,7 @@ class Planner:
         return BadImageError(f"{self.source.name(index)}: {reason}; {advice}")
 
     def _header(self, index: int) -> Header:
-        return read_header(self.source.encoded(index))
+        return header_of(self.source, index)
 
     def _known(self, index: int) -> bool:
         return self.sizes[index, 0] > 0 or index in self.faults

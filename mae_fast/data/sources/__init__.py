@@ -6,8 +6,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from mae_fast.data.sources import packed
 from mae_fast.data.sources.cifar import Cifar, find_cifar
+from mae_fast.data.sources.decoded import Decoded
 from mae_fast.data.sources.folder import ImageFolder
+from mae_fast.data.sources.shards import Shards, is_shards
 
 
 class Source(Protocol):
@@ -23,11 +26,15 @@ class Source(Protocol):
         """Where the image comes from, for messages: a path, or a path and a number."""
 
     def encoded(self, index: int) -> str | bytes | np.ndarray:
-        """The path of its file, the content of its file, or its pixels, uint8 (H, W, 3)."""
+        """The path of its file, the content of its file, or its pixels, uint8 (H, W, 3).
+
+        Raises ValueError or OSError with a reason alone where there is none; a path is given whatever is there.
+        """
 
 
 def open_source(path: str | os.PathLike, split: str = "train") -> Source:
-    """The images at path: class folders, a flat folder, or CIFAR-10/100 files (the folder itself or its parent).
+    """The images at path: class folders, a flat folder, tar shards, a cache of decoded pictures, or CIFAR-10/100 files
+    (the folder itself or its parent).
 
     split: "train" or "val"; the folder of that name inside path where there is one. For "val" of image files there
     must be one. Raises FileNotFoundError, NotADirectoryError or ValueError that name the path and what to do.
@@ -42,7 +49,9 @@ def open_source(path: str | os.PathLike, split: str = "train") -> Source:
     if cifar := find_cifar(path):
         return Cifar(*cifar, split)
     if (path / split).is_dir():
-        return ImageFolder(path / split)
-    if split == "val":
+        path = path / split
+    elif split == "val":
         raise FileNotFoundError(f"{path}: no folder val in it")
-    return ImageFolder(path)
+    if description := packed.read(path):
+        return (Decoded if description.holds == "decoded" else Shards)(path, description)
+    return Shards(path) if is_shards(path) else ImageFolder(path)

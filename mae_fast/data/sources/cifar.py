@@ -1,9 +1,10 @@
 """CIFAR-10 and CIFAR-100 from their original files, binary or Python (Krizhevsky 2009)."""
 
 import pickle
+import pickletools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
@@ -153,9 +154,24 @@ class _Unpickler(pickle.Unpickler):
         return self.ALLOWED[module, name]
 
 
+def _count_memos(file: BinaryIO) -> None:
+    """ValueError where a pickle numbers what it remembers otherwise than one by one.
+
+    Before Python 3.14 five bytes, `r` and a number, make the unpickler fill a table of so many places: 64 GiB.
+    """
+    remembered = 0
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            if argument > remembered:
+                raise ValueError(f"place {argument} of a table with {remembered}")
+            remembered += argument == remembered
+
+
 def _unpickle(path: Path) -> dict:
     try:
         with open(path, "rb") as file:
+            _count_memos(file)
+            file.seek(0)
             content = _Unpickler(file, encoding="latin1").load()
     except PermissionError as error:
         if error.errno is not None:  # the file system's own

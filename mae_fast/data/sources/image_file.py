@@ -10,6 +10,9 @@ from PIL import Image, UnidentifiedImageError
 PLAIN_MODES = {"1", "L", "LA", "RGB", "RGBA"}  # 8 bits a channel or fewer; alpha is dropped
 UNUSUAL_MODES = {"CMYK": "CMYK", "P": "palette", "PA": "palette"}
 UNUSUAL = ("CMYK", "palette", "16-bit")  # convertible to 8-bit RGB, but rarely what was meant
+# Pillow knows forty formats more. What a folder of pictures does not hold is not opened: to read an EPS file, whatever
+# it is called, Pillow would start Ghostscript, which runs the program in the file.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 JPEG_END, PNG_END = b"\xff\xd9", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
@@ -51,7 +54,7 @@ def read_header(image: str | bytes | np.ndarray) -> Header:
             if size < riff_size:  # WebP
                 return Header(fault="truncated: shorter than its header says")
             try:
-                with Image.open(file) as opened:
+                with Image.open(file, formats=FORMATS) as opened:
                     header = _describe(opened, start)
                     if header.fault is None and not _ends_well(file, opened):
                         opened.load()
@@ -63,6 +66,15 @@ def read_header(image: str | bytes | np.ndarray) -> Header:
         return Header(fault=explain(error))
 
 
+def header_of(source, index: int) -> Header:
+    """The same of an image of a source; what the source cannot give is a fault as well."""
+    try:
+        image = source.encoded(index)
+    except Exception as error:  # of an archive: not as its index says, an error of the disk
+        return Header(fault=explain(error))
+    return read_header(image)
+
+
 def explain(error: Exception) -> str:
     """A short reason, starting with its category, for what Pillow or the file system raised."""
     if isinstance(error, PermissionError):
@@ -72,7 +84,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"too large: {error}"
     text = str(error) or type(error).__name__
-    if text.startswith("truncated"):
+    if text.startswith(("truncated", "damaged", "too large")):
         return text
     return f"truncated: {text}" if "truncated" in text.lower() else f"damaged: {text}"
 
@@ -84,7 +96,7 @@ def decode_rgb(image: str | bytes | np.ndarray) -> Image.Image:
     """
     if isinstance(image, np.ndarray):
         return Image.fromarray(image)
-    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS) as opened:
         if opened.mode == "I" or opened.mode.startswith("I;16"):
             # Pillow's own conversion would clip at 255
             values = np.asarray(opened).astype(np.uint32)
