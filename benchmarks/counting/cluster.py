@@ -5,8 +5,8 @@ guess that says so. None was measured here.
 
 Gradients travel in two passes, as NCCL does it on several rails: a reduce-scatter and an all-gather, each inside a node
 over NVLink and between nodes over a network port a GPU. Of S bytes, on l GPUs a node and m nodes, a GPU sends
-(l - 1) / l S over NVLink and (m - 1) / (m l) S over the network a pass, together (n - 1) / n S on n = m l GPUs: a ring's
-2 (n - 1) / n S for an all-reduce. The two parts of a pass follow each other.
+(l - 1) / l S over NVLink and (m - 1) / (m l) S over the network a pass, together (n - 1) / n S on n = m l GPUs: for an
+all-reduce 2 (n - 1) / n S, as in a ring. The two parts of a pass follow each other.
 """
 
 import math

@@ -27,6 +27,7 @@ EFFECTIVE_BATCH, EPOCHS, IMAGENET = 4096, 800, 1_281_167  # He et al. 2022, appe
 PRICE = 3.0  # dollars a GPU and hour: an assumption, give your own
 MOST = 512  # images a GPU at once; more gain little
 SMALL_BATCH = 0.3  # of compute in what no image adds to: more of it, and the batch is too small for the GPU
+H200S = Cluster()
 NETWORK = 0.1  # of compute, past which the exchange is called the limit
 
 CHANGES = {
@@ -140,7 +141,7 @@ def memory(need: StepMemory, strategy: str, gpus: int) -> tuple[float, float]:
 
 def predict(
     preset: str, gpus: int, cost: StepCost, loading: Loading, *, batch: int, strategy: str = "ddp",
-    graph: bool | None = None, effective: int = EFFECTIVE_BATCH, cluster: Cluster = Cluster(),
+    graph: bool | None = None, effective: int = EFFECTIVE_BATCH, cluster: Cluster = H200S,
 ) -> Prediction:  # fmt: skip
     """Pretraining with `effective` images an update on so many GPUs, at most `batch` of them on a GPU at once.
 

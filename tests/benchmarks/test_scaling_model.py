@@ -95,7 +95,7 @@ def test_fsdp_exchanges_with_every_batch_and_splits_what_it_holds():
     assert both[0].exchanges == 1 and both[1].exchanges == both[1].accumulate == 8
     assert both[1].sent == pytest.approx(8 * both[0].sent) and both[1].memory < both[0].memory / 2
     little = replace(Cluster(), gpu=Gpu(1, 1, 12e9))
-    with pytest.raises(ValueError, match="huge needs 1. GB on each of 8 before one image; try fsdp"):
+    with pytest.raises(ValueError, match=r"huge needs 1\d GB on each of 8 before one image; try fsdp"):
         predict("huge", 8, COST, PLENTY, batch=1, cluster=little)
     assert predict("huge", 8, COST, PLENTY, batch=1, cluster=little, strategy="fsdp").accumulate == 512
 
