@@ -4,9 +4,10 @@
 
 The run is one of `mae-fast pretrain`, with its own loop, loader, log, TensorBoard events and checkpoints, on 256 small
 JPEG files: epochs are short, so what an epoch might leave behind comes hundreds of times. A hundred samples are taken
-of the resident memory of the process and its workers, of what the CUDA allocator holds, of open files and threads. Flat:
-over the last two thirds of the run memory grows by less than 1 KB a step, by least squares, and by less than 5 % from
-its first to its last tenth, and files and threads do not become more. Exit code 1 where it is not.
+of the resident memory of the process and its workers, of what the CUDA allocator holds, of open files and threads.
+
+Flat: over the last two thirds of the run memory grows by less than 1 KB a step, by least squares, and by less than 5 %
+from its first to its last tenth, and files and threads do not become more. Exit code 1 where it is not.
 """
 
 import argparse
