@@ -20,7 +20,7 @@ from mae_fast.train import distributed
 from mae_fast.train.assemble import assemble
 from mae_fast.train.interrupt import Interrupted, LoaderFailed
 from mae_fast.train.optim import lr_at
-from mae_fast.train.parallel import is_sharded
+from mae_fast.train.parallel import is_sharded, whole
 from mae_fast.train.run import Run
 from mae_fast.train.run_state import Position, SaveFailed
 from mae_fast.train.saving import save, save_of_epoch
@@ -128,7 +128,7 @@ def read_window(run: Run, alone: bool = False) -> None:
 
 def finish_epoch(run: Run) -> None:
     position = run.position
-    if not all(p.isfinite().all() for p in run.model.parameters()):
+    if not all(whole(p.isfinite().all()) for p in run.model.parameters()):
         raise Diverged(f"weights are not finite after epoch {position.epoch + 1}; {last_good(run)}")
     epoch, steps = position.epoch, position.steps or math.nan  # no mean where every step was skipped
     train_loss, train_lr = position.loss_sum / steps, position.lr_sum / steps
