@@ -5,6 +5,7 @@
     mae-fast bench compare A.json B.json                       exit code 1 on a regression
     mae-fast bench plots [DIR], mae-fast bench readme          draw and tabulate what is under results/
     mae-fast bench --model-only                                the roofline: no measurement, no GPU
+    mae-fast bench --model-only --gpus 8,64                    many GPUs, predicted: images/s, limit, cost
 
 parts/: what is measured, a file each. peers/: beside whom. counting/: against what, counted from shapes (products and
 FLOPs, least bytes, datasheets, memory). harness/: how (options, turns and clocks, provenance, JSON and CSV).
@@ -26,6 +27,7 @@ PARTS = {
     "pretrain": "a whole run from files, against the same from a batch that is ready",
     "memory": "peak memory of a step beside the peers, against what training must hold",
     "scaling": "our step at several batch sizes and on several processes",
+    "endurance": "a long run of a tiny model: whether memory, files or threads grow",
     "waterfall": "from the plain reference to the fast step, one change a bar",
     "attention": "attention alone, beside SDPA in all its kinds and xformers",
     "blocks": "block sizes of the Triton kernels, swept on this GPU",
@@ -40,7 +42,8 @@ REPORTS = ("gpu_report", "compare", "plots", "readme")
 
 def main(argv: list[str]) -> int:
     if argv[:1] == ["--model-only"]:
-        return import_module("benchmarks.counting.roofline").main(argv[1:]) or 0
+        many = any(word.split("=")[0] == "--gpus" for word in argv)
+        return import_module("benchmarks.reports.scaling" if many else "benchmarks.counting.roofline").main(argv[1:])
     parser = argparse.ArgumentParser(
         prog="mae-fast bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

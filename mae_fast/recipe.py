@@ -85,6 +85,13 @@ class Pretrain(Checked):
     dist_on_itp: bool = official(bool, False, "processes were started by Open MPI")
     dist_url: str = official(str, "env://", "where processes meet")
 
+    parallel: str = ours(
+        str,
+        "ddp",
+        "of several processes each has a copy of the model (ddp) or a share of it (fsdp)",
+        choices=("ddp", "fsdp"),
+    )
+    grad_dtype: str = ours(str, "fp32", "type in which processes exchange gradients", choices=("fp32", "bf16"))
     dtype: str = ours(
         str, "auto", "auto: bf16 on CUDA and on CPUs that multiply it, else fp32", choices=("auto", *DTYPES)
     )

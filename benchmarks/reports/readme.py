@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of the pages under results/ anew, between their markers.
+"""Write the tables of README.md and of the pages under results/ and docs/ anew, between their markers.
 
     mae-fast bench readme
 
@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def pages() -> list[Path]:
-    return [README, *sorted(record.RESULTS.glob("*/README.md"))]
+    """README, and what has tables of the pages under results/ and docs/."""
+    others = sorted(record.RESULTS.glob("*/README.md")), sorted((ROOT / "docs").glob("*.md"))
+    return [README, *(page for group in others for page in group if BLOCK.search(page.read_text()))]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks.harness import table
-from benchmarks.reports import kernels
+from benchmarks.reports import kernels, scaling
 from benchmarks.reports.results import Side, ahead, facts_of, first_batch, is_ours, results, turns
 from benchmarks.reports.shares import shares
 
@@ -166,4 +166,8 @@ TABLES = {
     "ops": ops,
     "attention": attention,
     "data": data,
+    "scaling": scaling.overview,
+    "scaling-strategies": scaling.strategies,
+    "scaling-costs": scaling.step_costs,
+    "scaling-assumptions": scaling.assumed,
 }

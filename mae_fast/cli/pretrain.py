@@ -6,11 +6,14 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from mae_fast.cli.yaml_file import read_yaml
 from mae_fast.data import LoaderStalled
+from mae_fast.files.lock import FolderInUse
 from mae_fast.recipe import SETTINGS, Pretrain
 from mae_fast.train import Diverged, pretrain
+from mae_fast.train.heartbeat import RankLost
 from mae_fast.train.interrupt import Interrupted, LoaderFailed
 
 
@@ -58,14 +61,23 @@ def run(args: argparse.Namespace) -> int:
         command = stop.checkpoint and resume_command(args.words, stop.checkpoint)
         print(f"mae-fast pretrain: {f'{stop.reason}. To go on: {command}' if command else stop}", file=sys.stderr)
         if isinstance(stop.error, LoaderStalled):  # Python would wait at its end for the threads that hang
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(stop.exit_code)
+            _leave(stop.exit_code)
         return stop.exit_code
-    except Diverged as error:
+    except FolderInUse as error:
+        print(f"mae-fast pretrain: --{error}", file=sys.stderr)
+        return 2
+    except (Diverged, RankLost) as error:
         print(f"mae-fast pretrain: {error}", file=sys.stderr)
+        if isinstance(error, RankLost):  # what waits for that rank in a library would hold up the end of Python
+            _leave(1)
         return 1
     return 0
+
+
+def _leave(exit_code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def read_config(path: str) -> dict:
@@ -119,6 +131,8 @@ def _launcher(env, words: list[str]) -> list[str]:
         return ["torchrun", f"--nproc_per_node={env['LOCAL_WORLD_SIZE']}", *where, "-m", "mae_fast"]
     if "OMPI_COMM_WORLD_SIZE" in env:
         return ["mpirun", "-n", env["OMPI_COMM_WORLD_SIZE"], "mae-fast"]
-    if "SLURM_PROCID" in env and "SLURM_NTASKS" in env and any(word.startswith("--world_size") for word in words):
-        return ["srun", f"--ntasks={env['SLURM_NTASKS']}", "mae-fast"]
+    by_flag = "SLURM_PROCID" in env and any(word.startswith("--world_size") for word in words)
+    tasks = env.get("SLURM_STEP_NUM_TASKS") or (by_flag and env.get("SLURM_NTASKS")) or "1"
+    if tasks != "1":
+        return ["srun", f"--ntasks={tasks}", "mae-fast"]
     return ["mae-fast"]

@@ -31,6 +31,10 @@ class Loader:
         """Batches per epoch on this rank."""
         return len(self._engine.planner.sampler)
 
+    def first_place(self, batch: int) -> int:
+        """Where this rank's batch begins in the order of its epoch; its images take consecutive places."""
+        return self._engine.planner.sampler.first_place(batch)
+
     @property
     def labelled(self) -> bool:
         """Whether batches come with labels."""

@@ -80,4 +80,5 @@ class PillowEngine:
                 raise result
             images, indices, skipped = result
             self.planner.faults.update(skipped)
-            yield images.to(self.device, non_blocking=True), indices, [index for index, _ in skipped]
+            # indices were made a tensor, which as an index of numpy is a number where there is one
+            yield images.to(self.device, non_blocking=True), np.asarray(indices), [index for index, _ in skipped]

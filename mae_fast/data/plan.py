@@ -44,13 +44,13 @@ class Planner:
     def plan(self, epoch: int, batch: int, map=map) -> Plan:
         """Plan a batch of an epoch. map: how to read many headers at once, an executor's for instance.
 
-        The place of a bad picture goes to the next good one in this rank's order of the epoch. Raises BadImageError
-        where none is good.
+        The place of a bad picture goes to the next good one in the order of the epoch. Raises BadImageError where none
+        is good.
         """
         if self._order[0] != epoch:
             self._order = (epoch, self.sampler.order(epoch))
-        order, count = self._order[1], self.sampler.batch_size
-        places = np.arange(batch * count, (batch + 1) * count)
+        order, first = self._order[1], self.sampler.first_place(batch)
+        places = range(first, first + self.sampler.batch_size)
         unread = [int(index) for index in order[places] if not self._known(index)]
         for index, header in zip(unread, map(self._header, unread), strict=True):
             self._learn(index, header)

@@ -1,15 +1,18 @@
-"""Which pictures make a batch and which random numbers they get, as pure functions of (seed, epoch, rank, batch).
+"""Which pictures make a batch and which random numbers they get, as pure functions of (seed, epoch, place).
 
-Nothing is remembered between calls, so any batch can be made again alone and resuming is starting at another number.
+A place is an index into the epoch's order. Randomness belongs to it, not to the rank or the batch: an epoch may be cut
+into batches for any number of ranks. Nothing is remembered between calls, so any batch can be made again alone, and
+resuming is starting at another place.
 """
 
 import numpy as np
 
 _ORDER, _DRAWS = 1, 2  # keeps the two streams of random numbers apart
+_COUNTER = 4  # numbers that Philox gives for each value of its counter
 
 
 class Sampler:
-    """One rank's share of the epoch, in batches; the last incomplete batch is dropped."""
+    """One rank's share of each global batch: its consecutive places. The last incomplete global batch is dropped."""
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int, world_size: int):
         self.size, self.batch_size, self.seed = size, batch_size, seed
@@ -17,18 +20,22 @@ class Sampler:
 
     def __len__(self) -> int:
         """Batches per epoch, the same on every rank."""
-        return -(-self.size // self.world_size) // self.batch_size
+        return self.size // (self.batch_size * self.world_size)
 
     def order(self, epoch: int) -> np.ndarray:
-        """int64: this rank's pictures. The epoch's permutation is padded from its start so that the ranks are even."""
-        shuffled = _generator(_ORDER, self.seed, epoch).permutation(self.size)
-        per_rank = -(-self.size // self.world_size)
-        return np.resize(shuffled, per_rank * self.world_size)[self.rank :: self.world_size]
+        """int64 (size,): the pictures of an epoch by place, the same on every rank."""
+        return _generator(_ORDER, self.seed, epoch).permutation(self.size)
+
+    def first_place(self, batch: int) -> int:
+        """Where this rank's batch begins; its places follow one another."""
+        return (batch * self.world_size + self.rank) * self.batch_size
 
     def draws(self, epoch: int, batch: int, count: int) -> np.ndarray:
-        """float64 (batch_size, count), uniform in [0, 1)."""
-        return _generator(_DRAWS, self.seed, epoch, self.rank, batch).random((self.batch_size, count))
+        """float64 (batch_size, count), uniform in [0, 1): a row belongs to its place."""
+        counters = -(-count // _COUNTER)
+        generator = _generator(_DRAWS, self.seed, epoch, counter=self.first_place(batch) * counters)
+        return generator.random((self.batch_size, counters * _COUNTER))[:, :count]
 
 
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+def _generator(*key: int, counter: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)).advance(counter))

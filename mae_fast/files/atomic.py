@@ -34,5 +34,11 @@ def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> 
 
 
 def save_atomic(obj, path: str | os.PathLike) -> None:
-    """torch.save, atomically."""
-    write_atomic(path, lambda file: torch.save(obj, file))
+    """torch.save, atomically. Raises the OSError of a disk that does not take it, which torch.save hides behind its own
+    RuntimeError."""
+    try:
+        write_atomic(path, lambda file: torch.save(obj, file))
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mae_fast import ops
+from mae_fast.model import philox
 
 
 def uniform(batch: int, grid: tuple[int, int], device: torch.device) -> Tensor:
@@ -15,6 +16,27 @@ def uniform(batch: int, grid: tuple[int, int], device: torch.device) -> Tensor:
     noise are the patches to keep.
     """
     return torch.rand(batch, grid[0] * grid[1], device=device)
+
+
+class SampleNoise:
+    """Uniform noise that belongs to the sample: a function of (seed, epoch, its place in the epoch's order).
+
+    Any number of processes, however they cut the epoch into batches, draws the same masks; so does a run that goes on.
+    The epoch and the place are tensors on the device, which compiled code and CUDA graphs read.
+    """
+
+    def __init__(self, seed: int, device: torch.device):
+        self.seed = seed
+        self.epoch, self.place = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
+
+    def at(self, epoch: int, place: int) -> None:
+        """Say what the next batch is: samples of consecutive places from `place` on."""
+        self.epoch.fill_(epoch)
+        self.place.fill_(place)
+
+    def __call__(self, batch: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+        rows = self.place + torch.arange(batch, device=device)
+        return philox.uniform(rows, grid[0] * grid[1], self.epoch, self.seed)
 
 
 def draw_mask(

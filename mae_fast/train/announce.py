@@ -24,7 +24,7 @@ def begin_report(run: Run) -> None:
         )  # fmt: skip
         return
     announce(run)
-    start = position.epoch + position.batch / len(run.loader)
+    start = position.epoch + position.batch / run.batches
     run.report = Report(recipe.output_dir, recipe.log_dir, epochs, run.batches * run.images_per_batch, start)
 
 

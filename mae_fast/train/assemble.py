@@ -1,6 +1,7 @@
 """A recipe -> a run: device, data, model, optimizer, and where an earlier run stopped. All before the first step."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,32 +11,41 @@ from mae_fast.config import DTYPES, PRESETS, STREAMS
 from mae_fast.data import make_loader, open_source
 from mae_fast.data.loader import available_cpus
 from mae_fast.files.checkpoint import load_weights, read_state
+from mae_fast.files.lock import FolderLock
 from mae_fast.model import MaskedAutoencoderViT
+from mae_fast.model.masking import SampleNoise, uniform
 from mae_fast.recipe import Pretrain
-from mae_fast.train import distributed
+from mae_fast.train import distributed, parallel
 from mae_fast.train.announce import begin_report
 from mae_fast.train.batch_size import choose_batch_size
 from mae_fast.train.heap import keep_freed_memory
 from mae_fast.train.interrupt import StopSignal
 from mae_fast.train.loss import MAELoss
 from mae_fast.train.machine import available_device, products_in
+from mae_fast.train.newest import checkpoint_of, how_to_go_on
 from mae_fast.train.optim import make_optimizer
 from mae_fast.train.run import Resolved, Run
-from mae_fast.train.run_state import Position, batch_size_of, load_run, newest_checkpoint
+from mae_fast.train.run_state import Layout, Position, batch_size_of, load_run
 from mae_fast.train.step import TrainingStep
 
 logger = logging.getLogger(__name__)
 
 
-def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Run:
-    """Make a run of a recipe. model: trained in place of a new one of the size recipe.model."""
+def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: FolderLock | None = None) -> Run:
+    """Make a run of a recipe. model: trained in place of a new one of the size recipe.model; lock: of output_dir, taken
+    before anything is written there."""
     if not isinstance(recipe, Pretrain):
         raise TypeError(f"recipe: expected a Pretrain, as Pretrain.of(**settings) makes; got {type(recipe).__name__}")
     data = recipe.data
     name = available_device(recipe.device)
     if name == "cpu":
         keep_freed_memory()
-    world = distributed.init(torch.device(name).type, recipe.dist_url, recipe.dist_on_itp, recipe.world_size)
+    world = distributed.init(
+        torch.device(name).type, recipe.dist_url, recipe.dist_on_itp, recipe.world_size,
+        timeout=1200 + data.loader_timeout, remedy=partial(how_to_go_on, recipe),
+    )  # fmt: skip
+    if lock and recipe.output_dir:
+        distributed.by_main(lambda: lock.take(recipe.output_dir))
     device = torch.device(name, world.local_rank if name == "cuda" else None)
     dtype = products_in(recipe.dtype, recipe.stream, device.type)
     torch.manual_seed(recipe.seed + world.rank)
@@ -44,8 +54,7 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Run
     model_name = recipe.model if model is None else type(model).__name__
     model = initialised(recipe, model).to(device)
 
-    resume = newest_checkpoint(Path(recipe.output_dir)) if recipe.auto_resume and recipe.output_dir else None
-    resume = Path(recipe.resume) if recipe.resume else resume
+    resume = checkpoint_of(recipe)
     batch_size = data.batch_size
     if batch_size == "auto":
         limit = max(1, len(source) // (world.size * recipe.accum_iter))
@@ -59,19 +68,23 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Run
         raise ValueError(f"accum_iter: {recipe.accum_iter} is more than an epoch's {len(loader)} batches; lower it")
 
     schedule = recipe.schedule.at_batch(batch_size * recipe.accum_iter * world.size)
+    noise = SampleNoise(recipe.seed, device) if model.draw_noise is uniform else None
+    loss, grad_dtype = MAELoss(model, recipe.mask_ratio, noise), DTYPES[recipe.grad_dtype]
+    if recipe.parallel == "fsdp" and world.size > 1:
+        parallel.shard(loss, device, grad_dtype)
     optimizer = make_optimizer(model, recipe.opt, schedule.lr, recipe.weight_decay)
     step = TrainingStep(
-        MAELoss(model, recipe.mask_ratio), optimizer, dtype=DTYPES[dtype], clip_grad=recipe.clip_grad,
-        accumulate=recipe.accum_iter, compile=recipe.compile, cuda_graphs=recipe.cuda_graphs,
+        loss, optimizer, dtype=DTYPES[dtype], clip_grad=recipe.clip_grad, accumulate=recipe.accum_iter,
+        compile=recipe.compile, cuda_graphs=recipe.cuda_graphs, grad_dtype=grad_dtype,
         images=(schedule.epochs - schedule.start_epoch) * len(loader) * batch_size,
     )  # fmt: skip
 
-    layout = [batch_size, world.size, recipe.accum_iter, len(loader)]
+    layout = Layout(batch_size, world.size, recipe.accum_iter, len(source))
     position = Position(epoch=schedule.start_epoch, layout=layout)
     if resume:
         position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
     resolved = Resolved(model_name, device, world, dtype, batch_size, schedule)
-    run = Run(recipe, resolved, model, step, loader, position, StopSignal(), last_checkpoint=resume)
+    run = Run(recipe, resolved, model, step, loader, position, StopSignal(), noise, last_checkpoint=resume)
     if world.is_main:
         begin_report(run)
     return run

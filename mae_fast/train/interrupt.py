@@ -3,6 +3,8 @@
 import signal
 from pathlib import Path
 
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: what a job script requeues upon, and no other end of a run gives
+
 
 class Stopped(Exception):
     """The run ended early; the checkpoint that goes on from there is written, None where none was."""
@@ -14,10 +16,12 @@ class Stopped(Exception):
 
 
 class Interrupted(Stopped):
-    """A signal asked the run to stop."""
+    """A signal asked the run to stop. exit_code: 128 + its number, as of a shell; of SIGUSR1, which a scheduler sends
+    before the time is up (Slurm's --signal=USR1@120), REQUEUE."""
 
     def __init__(self, signum: int, checkpoint: Path | None, is_main: bool = True):
-        super().__init__(f"stopped by {signal.Signals(signum).name}", 128 + signum, checkpoint)
+        exit_code = REQUEUE if signum == signal.SIGUSR1 else 128 + signum
+        super().__init__(f"stopped by {signal.Signals(signum).name}", exit_code, checkpoint)
         self.is_main = is_main
 
 
@@ -29,12 +33,15 @@ class LoaderFailed(Stopped):
         self.error = error
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
 class StopSignal:
-    """Notes the first SIGINT or SIGTERM for the loop to see; a second Ctrl-C interrupts at once."""
+    """Notes a SIGINT, SIGTERM or SIGUSR1 for the loop to see; a Ctrl-C after it interrupts at once."""
 
     def __init__(self):
         self.signum = 0
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.previous = {s: signal.signal(s, self._note) for s in SIGNALS}
 
     def _note(self, signum, frame):
         if self.signum and signum == signal.SIGINT:

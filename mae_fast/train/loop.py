@@ -4,26 +4,31 @@ The step itself is mae_fast.train.step; all before the first is mae_fast.train.a
 device inside a step: losses stay there and are read a window at a time.
 """
 
+import contextlib
 import logging
 import math
 import time
 from itertools import islice
-from pathlib import Path
 
 import torch
 
 from mae_fast.data import LoaderError
+from mae_fast.files.lock import FolderLock
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.recipe import Pretrain
 from mae_fast.train import distributed
 from mae_fast.train.assemble import assemble
 from mae_fast.train.interrupt import Interrupted, LoaderFailed
 from mae_fast.train.optim import lr_at
+from mae_fast.train.parallel import is_sharded, whole
 from mae_fast.train.run import Run
-from mae_fast.train.run_state import Position, save_run
+from mae_fast.train.run_state import Position, SaveFailed
+from mae_fast.train.saving import save, save_of_epoch
 
 logger = logging.getLogger(__name__)
-WINDOW = {"cuda": 20, "cpu": 1}  # steps between two looks at the losses; on the CPU there is nothing to wait for
+# Batches between two looks at the losses and at signals: a few seconds of a large model that fills its GPU. On the CPU
+# there is nothing to wait for.
+WINDOW = {"cuda": 20, "cpu": 1}
 PATIENCE = 5  # non-finite losses in a row before the run gives up
 
 
@@ -35,10 +40,17 @@ def pretrain(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Non
     """Train a Masked Autoencoder as the recipe says: checkpoints, log.txt and loss.png in recipe.output_dir.
 
     model: trained in place of a new one of the size recipe.model. Raises Interrupted after a signal, LoaderFailed,
-    Diverged, and ValueError or OSError for settings and files that cannot work.
+    Diverged, RankLost where another rank is gone, SaveFailed where the disk takes no last checkpoint, FolderInUse where
+    another run writes there, and ValueError or OSError for settings and files that cannot work.
     """
-    run = assemble(recipe, model)
-    epochs, started, first = recipe.schedule.epochs, time.perf_counter(), run.position
+    lock = FolderLock("output_dir")
+    with distributed.leaving(), contextlib.closing(lock):
+        train(assemble(recipe, model, lock))
+
+
+def train(run: Run) -> None:
+    """All epochs that a run has left."""
+    epochs, started, first = run.recipe.schedule.epochs, time.perf_counter(), run.position
     first_batch = first.batch
     try:
         if first.epoch < epochs:
@@ -52,7 +64,6 @@ def pretrain(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> Non
         run.stop.restore()
         if run.report:
             run.report.close()
-        distributed.shutdown()
     batches = (epochs - first.epoch) * run.batches - first_batch  # none where a run was stopped at its last step
     if batches > 0 and not run.step.taken.item():
         raise Diverged("no step was taken: none had a finite loss and gradient, so the weights are those of the start")
@@ -73,14 +84,17 @@ def train_one_epoch(run: Run) -> None:
     position, accum = run.position, run.recipe.accum_iter
     batches = islice(run.loader.epoch(position.epoch, position.batch), run.batches - position.batch)
     for imgs, labels in batches:
-        at = position.epoch + position.batch / len(run.loader)
+        at = position.epoch + position.batch / run.batches
+        if run.noise:
+            run.noise.at(position.epoch, run.loader.first_place(position.batch))
         if position.batch % accum == 0:
             lr = lr_at(at, run.resolved.schedule, position.losses)
         loss = run.step(imgs, lr, labels)
         position.batch += 1
         if loss is not None:  # enough batches for an update
             run.window.append((at, lr, loss))
-            if len(run.window) == WINDOW[run.resolved.device.type] or position.batch == run.batches:
+            full = len(run.window) * accum >= WINDOW[run.resolved.device.type]
+            if full or position.batch == run.batches:
                 read_window(run)
                 stop_if_asked(run)
 
@@ -113,8 +127,8 @@ def read_window(run: Run, alone: bool = False) -> None:
 
 
 def finish_epoch(run: Run) -> None:
-    recipe, position = run.recipe, run.position
-    if not all(p.isfinite().all() for p in run.model.parameters()):
+    position = run.position
+    if not all(whole(p.isfinite().all()) for p in run.model.parameters()):
         raise Diverged(f"weights are not finite after epoch {position.epoch + 1}; {last_good(run)}")
     epoch, steps = position.epoch, position.steps or math.nan  # no mean where every step was skipped
     train_loss, train_lr = position.loss_sum / steps, position.lr_sum / steps
@@ -123,10 +137,8 @@ def finish_epoch(run: Run) -> None:
     )
     if run.report:
         run.report.epoch(epoch, train_lr, train_loss)  # before the checkpoint: a resumed run drops what is too much
-    if recipe.output_dir and (epoch % recipe.save_every == 0 or epoch + 1 == recipe.schedule.epochs):
-        save(run, f"checkpoint-{epoch}.pth")
-        if run.report:
-            run.report.picture()
+    if save_of_epoch(run, epoch) and run.report:
+        run.report.picture()
 
 
 def stop_if_asked(run: Run) -> None:
@@ -149,20 +161,14 @@ def stop_for_loader(run: Run, error: LoaderError) -> None:
     try:
         if run.window:
             read_window(run, alone)
-        if run.recipe.output_dir:
+        if run.recipe.output_dir and not (alone and is_sharded(run.step.module)):  # whose weights are everywhere
             save(run, "checkpoint-interrupted.pth", alone)
+    except SaveFailed as failed:
+        logger.warning("%s", failed.reason)
+        raise LoaderFailed(error, before) from error
     except torch.AcceleratorError:  # what killed the loader took the device with it
         raise LoaderFailed(error, before) from error
     raise LoaderFailed(error, run.last_checkpoint) from error
-
-
-def save(run: Run, name: str, alone: bool = False) -> None:
-    step, resolved = run.step, run.resolved
-    run.last_checkpoint = Path(run.recipe.output_dir) / name
-    settings = resolved.settings(run.recipe)
-    save_run(
-        run.last_checkpoint, run.model, step.optimizer, step.scaler, run.position, settings, resolved.device, alone
-    )
 
 
 def warn_of_bad_images(run: Run) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mae_fast.recipe import Schedule
+from mae_fast.train.parallel import spread
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -38,7 +39,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """load_state_dict that keeps the fused kernels, also from a checkpoint written without them."""
     # Set before load_state_dict: PyTorch places `step` on the device only for fused optimizers.
     groups = [group | {"fused": True, "foreach": None} for group in state["param_groups"]]
-    optimizer.load_state_dict(state | {"param_groups": groups})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {
+        index: spread(values, dict.fromkeys(values, parameters[index])) if index < len(parameters) else values
+        for index, values in state["state"].items()
+    }
+    optimizer.load_state_dict(state | {"state": moments, "param_groups": groups})
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float | Tensor) -> None:

@@ -1,13 +1,19 @@
 """Reports of a run: progress, log.txt, TensorBoard, loss.png. Rank 0 alone calls this."""
 
+import errno
 import json
+import logging
 import math
+import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mae_fast.files.atomic import write_atomic
 from mae_fast.train.progress import Bar, Lines
+
+logger = logging.getLogger(__name__)
 
 
 class Report:
@@ -15,6 +21,8 @@ class Report:
 
     start: fractional epoch at which this process goes on. Lines of log.txt and events from there on were written by a
     run that got further than its last checkpoint; they are dropped, and come again.
+
+    A disk that takes no more ends no run: that is said once, the lines of log.txt come later, and events end.
     """
 
     def __init__(self, output_dir: str, log_dir: str, epochs: int, images_per_epoch: int, start: float):
@@ -28,6 +36,8 @@ class Report:
 
             self.writer = SummaryWriter(log_dir, purge_step=int(1000 * start) if start else None)
         self.drawn = -math.inf
+        self.unwritten = ""  # lines of log.txt that the disk did not take yet
+        self.told: set[str] = set()
         self.epochs = epochs
         total, initial = epochs * images_per_epoch, round(start * images_per_epoch)
         self.bar = Bar(total, initial) if sys.stderr.isatty() else Lines(total, initial)
@@ -36,32 +46,59 @@ class Report:
         """Show finished steps and write them as events. records: (fractional epoch, lr, loss) of each."""
         _, lr, loss = records[-1]
         self.bar.update(images, f"epoch {epoch + 1}/{self.epochs}", f"loss {loss:.4f} lr {lr:.2e}")
-        if self.writer:
-            for at, lr, loss in records:
-                if math.isfinite(loss):
-                    self.writer.add_scalar("train_loss", loss, int(at * 1000))
-                self.writer.add_scalar("lr", lr, int(at * 1000))
+        self._events(lambda: self._add(records))
+
+    def _add(self, records: list[tuple[float, float, float]]) -> None:
+        for at, lr, loss in records:
+            if math.isfinite(loss):
+                self.writer.add_scalar("train_loss", loss, int(at * 1000))
+            self.writer.add_scalar("lr", lr, int(at * 1000))
 
     def epoch(self, epoch: int, train_lr: float, train_loss: float) -> None:
         """Add a finished epoch to log.txt."""
         self.bar.epoch_end()
         if self.folder:
-            path = self.folder / "log.txt"
             entry = {"train_lr": train_lr, "train_loss": train_loss, "epoch": epoch}
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-        if self.writer:
-            self.writer.flush()
+            self.unwritten += json.dumps(entry) + "\n"
+            self._try(self.folder / "log.txt", self._append)
+        self._events(lambda: self.writer.flush())
+
+    def _append(self, path: Path) -> None:
+        with open(path, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                if file.write(self.unwritten.encode()) < len(self.unwritten):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(end)  # no half line, which would spoil the next one
+                raise
+        self.unwritten = ""
 
     def picture(self) -> None:
         """Draw loss.png from log.txt, at most once a minute."""
         if self.folder and time.monotonic() - self.drawn > 60:
-            self._draw()
+            self._try(self.folder / "loss.png", self._draw)
 
-    def _draw(self) -> None:
+    def _draw(self, path: Path) -> None:
         if entries := read_log(self.folder / "log.txt"):
-            plot_loss(entries, self.folder / "loss.png")
+            plot_loss(entries, path)
         self.drawn = time.monotonic()
+
+    def _try(self, path: Path, write: Callable[[Path], None]) -> bool:
+        """-> whether it was written; where not, a warning, the first time."""
+        try:
+            write(path)
+        except OSError as error:
+            if path.name not in self.told:
+                self.told.add(path.name)
+                logger.warning("%s could not be written (%s). The run goes on", path, error.strerror or error)
+            return False
+        return True
+
+    def _events(self, write: Callable[[], None]) -> None:
+        """Hand events to TensorBoard's thread; the error of an earlier write comes with a later one, and ends it."""
+        if self.writer and not self._try(Path(self.writer.get_logdir()) / "events.out.tfevents", lambda _: write()):
+            self.writer = None
 
     def say(self, text: str) -> None:
         self.bar.say(text)
@@ -69,9 +106,10 @@ class Report:
     def close(self) -> None:
         self.bar.close()
         if self.folder:
-            self._draw()
-        if self.writer:
-            self.writer.close()
+            if self.unwritten:
+                self._try(self.folder / "log.txt", self._append)
+            self._try(self.folder / "loss.png", self._draw)
+        self._events(lambda: self.writer.close())
 
 
 def read_log(path: Path) -> list[dict]:

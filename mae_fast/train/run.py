@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mae_fast.data.loader import Loader
+from mae_fast.model.masking import SampleNoise
 from mae_fast.recipe import Pretrain, Schedule
 from mae_fast.train import distributed
 from mae_fast.train.interrupt import StopSignal
@@ -49,8 +50,10 @@ class Run:
     loader: Loader
     position: Position
     stop: StopSignal
+    noise: SampleNoise | None = None  # what masks are drawn from; None: the model draws its own
     report: Report | None = None  # rank 0 alone
     last_checkpoint: Path | None = None
+    save_is_due: bool = False  # the last one failed
     non_finite: int = 0  # in a row, so far
     window: list[tuple[float, float, Tensor]] = field(default_factory=list)  # (fractional epoch, lr, loss) not yet read
     warned_images: int = 0

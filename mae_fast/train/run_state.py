@@ -11,7 +11,7 @@ from torch import nn
 from mae_fast.files import layouts
 from mae_fast.files.atomic import save_atomic
 from mae_fast.files.checkpoint import CheckpointError, load_file, load_weights
-from mae_fast.train import distributed
+from mae_fast.train import distributed, parallel
 from mae_fast.train.optim import load_optimizer
 
 logger = logging.getLogger(__name__)
@@ -26,9 +26,24 @@ UNUSED_SCALER = {
 }
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How an epoch's images are cut into batches."""
+
+    batch_size: int  # of a forward pass on one rank
+    ranks: int
+    accumulate: int  # forward passes an update
+    images: int  # of the source
+
+    @property
+    def batch(self) -> int:
+        """Images of a forward pass on all ranks."""
+        return self.batch_size * self.ranks
+
+
 @dataclass
 class Position:
-    """How far a run is. The data order and the augmentation follow from epoch and batch (see mae_fast.data)."""
+    """How far a run is. Order, augmentation and masks follow from it (see mae_fast.data.sampler)."""
 
     epoch: int = 0
     batch: int = 0  # next batch of that epoch, per rank
@@ -37,7 +52,31 @@ class Position:
     steps: int = 0  # summed in loss_sum
     skipped: int = 0  # steps with a non-finite loss, of the whole run
     losses: list[float] = field(default_factory=list)  # mean of each finished epoch
-    layout: list[int] = field(default_factory=list)  # batch size, processes, accumulation, batches: what `batch` counts
+    layout: Layout | None = None  # what `batch` counts
+
+    def cut(self, layout: Layout) -> bool:
+        """Count in batches of another layout. -> whether it is possible: updates end here, and images are as many."""
+        if self.batch and self.layout != layout:
+            images = self.batch * self.layout.batch if self.layout else 0
+            if not images or self.layout.images != layout.images or images % (layout.batch * layout.accumulate):
+                return False
+            self.batch = images // layout.batch
+        self.layout = layout
+        return True
+
+
+class SaveFailed(OSError):
+    """A checkpoint could not be written; the message names it, the cause, and what is left to go on from."""
+
+    def __init__(self, reason: str):
+        self.reason, self.left = reason, ""
+        super().__init__(reason)
+
+    def go_on_from(self, checkpoint: Path | None) -> None:
+        self.left = f"To go on: resume={checkpoint}" if checkpoint else "No checkpoint was written before"
+
+    def __str__(self) -> str:
+        return f"{self.reason}. {self.left}" if self.left else self.reason
 
 
 def rng_state(device: torch.device) -> list[torch.Tensor]:
@@ -55,25 +94,34 @@ def save_run(
 ) -> None:
     """Write the checkpoint, atomically, from rank 0; every rank must call it (each has random state of its own).
 
+    Raises SaveFailed, on every rank, where the disk does not take it; what was there before stays.
+
     settings: by the names of the flags. They become the argparse.Namespace that an official checkpoint holds. alone:
     this rank of several writes, with no word to the others and without random states, so masks then start anew.
     """
+    failure = ""
     rng = [] if alone else distributed.gather(rng_state(device))
+    weights, moments = (parallel.gathered(x.state_dict()) for x in (model, optimizer))
     if alone or distributed.rank() == 0:
         content = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "model": weights,
+            "optimizer": moments,
             "epoch": position.epoch - 1,  # the last finished one
             "scaler": scaler.state_dict() or UNUSED_SCALER,
             "args": argparse.Namespace(**settings),
             "mae_fast": {"config": layouts.describe(model), "position": asdict(position), "rng": rng},
         }
-        save_atomic(content, path)
-    if not alone:
-        distributed.barrier()
+        try:
+            save_atomic(content, path)
+        except OSError as error:
+            failure = error.strerror or str(error)
+    if not alone:  # the others wait for the file, and hear how it went
+        failure = distributed.gather(failure)[0]
+    if failure:
+        raise SaveFailed(f"output_dir: {path} could not be written ({failure})")
 
 
-def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: list[int], device, rank: int) -> Position:
+def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, device, rank: int) -> Position:
     """Bring model, optimizer, scaler and random state back to where save_run, or the official script, left them."""
     content = load_file(path)
     if not {"model", "optimizer", "epoch"} <= content.keys():
@@ -86,7 +134,7 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: list[int],
             f"{path}: holds the training run of a classifier ({', '.join(head)}), which is no pretraining run to go on "
             "with; to start a run from its encoder use init_from"
         )
-    load_weights(model, state, path)
+    load_weights(model, parallel.spread(state, model.state_dict()), path)
     load_optimizer(optimizer, content["optimizer"])
     if scaler.is_enabled() and content.get("scaler"):
         scaler.load_state_dict(content["scaler"])
@@ -94,21 +142,16 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: list[int],
     if "position" not in ours:
         return Position(epoch=content["epoch"] + 1, layout=layout)
     position = Position(**ours["position"])
-    if position.batch and position.layout != layout:
+    position.layout = Layout(**position.layout) if isinstance(position.layout, dict) else None  # a list in older files
+    if not position.cut(layout):
         if rank == 0:
-            logger.info("%s: batch size, processes or data changed, so epoch %d starts over", path, position.epoch + 1)
-        position = Position(epoch=position.epoch, skipped=position.skipped, losses=position.losses)
+            logger.info("%s: effective batch or data changed, so epoch %d starts over", path, position.epoch + 1)
+        position = Position(position.epoch, skipped=position.skipped, losses=position.losses, layout=layout)
     if len(ours["rng"]) > rank:
         set_rng_state(ours["rng"][rank], device)
-    position.layout = layout
     return position
 
 
 def batch_size_of(path: Path) -> int | None:
     """The batch size of the run that wrote the checkpoint, None where it holds none."""
     return getattr(load_file(path).get("args"), "batch_size", None)
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of output_dir written last. Each is whole: they appear by a rename."""
-    return max(folder.glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime_ns, default=None)

@@ -52,14 +52,14 @@ class TrainingStep:
     loss: a module on its device, in float32, whose forward(imgs, labels) gives the mean loss of a batch; a Masked
     Autoencoder stands for its MAELoss at mask_ratio. optimizer: a fused one, as of make_optimizer. dtype: of the matrix
     products; float16 scales the loss. clip_grad: largest norm of the gradient. In an initialised process group
-    gradients are averaged over its ranks. A step whose loss or gradient is not finite does nothing, which is decided on
-    the device.
+    gradients are averaged over its ranks, exchanged in grad_dtype. A step whose loss or gradient is not finite does
+    nothing, which is decided on the device.
 
     compile, cuda_graphs: True: must, else an error; False: no; None: where it works and pays, and where it turns out
     not to work a warning says why and training goes on without. compile pays on CUDA, and on a CPU if `images`, the
     images that this process will train on, make it a run of hours; a graph pays where the step is compiled, on CUDA, on
-    one process. A graph reads weights, moments and `lr` where they were when it was captured: parameters must not be
-    replaced; loading a state into the optimizer makes it capture again.
+    one process. A loss that parallel.shard has shared out is not compiled. A graph reads weights, moments and `lr`
+    where they were when it was captured: parameters stay; loading a state into the optimizer makes it capture again.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class TrainingStep:
         compile: bool | None = None,
         cuda_graphs: bool | None = None,
         images: int | None = None,
+        grad_dtype: torch.dtype = torch.float32,
     ):
         self.module = as_loss(loss, mask_ratio)
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
@@ -96,11 +97,15 @@ class TrainingStep:
             )
         self.optimizer, self.dtype, self.clip_grad, self.accumulate = optimizer, dtype, clip_grad, accumulate
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
+        self.grad_dtype = grad_dtype
         self._must_compile, self._must_capture = bool(compile), bool(cuda_graphs)
-        pays = self.device.type == "cuda" or compiling.pays_on_cpu(self.module, images)
+        sharded = parallel.is_sharded(self.module)
+        if sharded and compile:
+            raise ValueError("compile: a loss shared out over processes is not compiled; use parallel ddp")
+        pays = not sharded and (self.device.type == "cuda" or compiling.pays_on_cpu(self.module, images))
         self.compiled = compiling.decide(compile, pays, self.device)
         compiled = torch.compile(self.module, fullgraph=True, dynamic=False) if self.compiled else self.module
-        self.loss = parallel.wrap(compiled, self.device)
+        self.loss = parallel.wrap(compiled, self.device, grad_dtype)
         self.graphs: StepGraphs | None = None
         if cuda_graphs or (cuda_graphs is None and self.compiled and alone_on_cuda):
             self.graphs = StepGraphs(weakref.proxy(self), CudaCapture(self.device))
@@ -138,7 +143,7 @@ class TrainingStep:
                 passes = passes if self.graphs is None else partial(self.graphs.run, passes)
                 why = compiling.attempt(passes, self._must_compile)
             if why:  # what is not the compiler's fault the plain passes raise again
-                self.compiled, self.loss = False, parallel.wrap(self.module, self.device)
+                self.compiled, self.loss = False, parallel.wrap(self.module, self.device, self.grad_dtype)
                 self.graphs = self.graphs if self._must_capture else None
                 compiling.warn("compile", f"the loss does not compile ({why}); training goes on uncompiled")
         if self.graphs is not None and not self.graphs.has(imgs, labels):
@@ -175,7 +180,7 @@ class TrainingStep:
         norm = get_total_norm([p.grad for p in params])
         if self.clip_grad:
             clip_grads_with_norm_(params, self.clip_grad, norm)
-        finite = (loss + norm).isfinite()
+        finite = (loss + parallel.whole(norm)).isfinite()
         if self.scaler.is_enabled():  # fp16: overflowing gradients are part of finding the scale; the scaler skips them
             self.scaler.step(self.optimizer)
             self.scaler.update()

@@ -1,0 +1,61 @@
+"""Whether what a process holds grows: samples of its memory, files and threads, and the verdict on them."""
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.harness.cpu_time import descendants
+
+SLOPE, GROWTH = 1024, 0.05  # bytes a step, share: less of both is flat
+SETTLED = 1 / 3  # of a run, which may grow: compiling, allocators and caches fill up
+
+
+def sample(step: int, device: str) -> dict:
+    """What this process and all that it started hold now. OSError where there is no /proc (not Linux)."""
+    page, pid = resource.getpagesize(), os.getpid()
+    rss = int(Path("/proc/self/statm").read_text().split()[1]) + sum(int(fields[21]) for fields in descendants(pid))
+    row = {"step": step, "rss_bytes": page * rss, "files": len(os.listdir("/proc/self/fd"))}
+    row["threads"] = len(os.listdir("/proc/self/task"))
+    if device == "cuda":
+        row["cuda_bytes"] = torch.cuda.memory_reserved()
+    return row
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Of one number over the last two thirds of a run."""
+
+    name: str
+    first: float  # median of the first tenth of them
+    last: float  # of the last tenth
+    slope: float  # a step, by least squares
+
+    @property
+    def flat(self) -> bool:
+        """Bytes may wander a little; files and threads may not become more."""
+        if not self.name.endswith("bytes"):
+            return self.last <= self.first
+        return self.slope < SLOPE and self.last < (1 + GROWTH) * self.first
+
+
+def growths(samples: list[dict]) -> list[Growth]:
+    """One for each number that was sampled. ValueError where samples are too few to tell."""
+    settled = samples[round(SETTLED * len(samples)) :]
+    if len(settled) < 10:
+        raise ValueError(f"steps: {len(samples)} samples are too few to tell growth from noise; take more steps")
+    tenth = len(settled) // 10
+    found = []
+    for name in samples[0].keys() & {"rss_bytes", "cuda_bytes", "files", "threads"}:
+        values = [row[name] for row in settled]
+        slope = _slope([row["step"] for row in settled], values)
+        found.append(Growth(name, median(values[:tenth]), median(values[-tenth:]), slope))
+    return sorted(found, key=lambda growth: growth.name, reverse=True)
+
+
+def _slope(xs: list[float], ys: list[float]) -> float:
+    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
