@@ -12,14 +12,17 @@ HEADERS = 2**17  # at most
 
 
 def know_headers(loader) -> None:
-    """Bring a loader of files to where it is after its first epoch: it knows the sizes of all pictures.
+    """Bring a loader to where it is after its first epoch: it knows the sizes of all pictures.
 
-    Links to one picture are read once; of a very large folder only the first pictures of epoch 0 are.
+    Pictures of several names are read once; of a very large folder only the first pictures of epoch 0 are.
     """
     planner, known = loader._engine.planner, {}
     for index in planner.sampler.order(0)[:HEADERS].tolist():
-        status = os.stat(planner.source.encoded(index))
-        picture = status.st_dev, status.st_ino
+        if planner.source.holds == "path":
+            status = os.stat(planner.source.encoded(index))
+            picture = status.st_dev, status.st_ino
+        else:
+            picture = planner.source.name(index)
         if picture not in known:
             known[picture] = planner._header(index)
         planner._learn(index, known[picture])

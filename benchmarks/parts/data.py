@@ -8,7 +8,8 @@ is measured, not a disk. Each side has the machine to itself, one after the othe
 would be its gift to the next. Headers are known, as after the first epoch, and queues are full before the windows of
 time begin; --seconds is shared among them, without it each is 5 seconds. All sides may use every CPU of this process;
 `cores` is what they did use, processor time of the process and its workers over time passed. The limit of a row is the
-same pictures only decoded, by the same run's fastest decoder (benchmarks.parts.limits).
+same pictures only decoded, by the same run's fastest decoder (benchmarks.parts.limits). `shards` and `decoded` are the
+same pictures as tar shards and as a cache of pixels (`mae-fast data pack`), in a temporary folder.
 
 --sweep: DALI's settings (mae_fast.data.dali_pipeline.Settings, and threads), one after another: each is tried at all
 its values with the best of those before it, and the best of all is printed.
@@ -27,6 +28,7 @@ import torch
 
 from benchmarks.harness import table
 from benchmarks.harness.options import Options
+from benchmarks.harness.packed import packed
 from benchmarks.harness.provenance import cpu_wait
 from benchmarks.harness.record import reason
 from benchmarks.harness.sample import write_jpegs
@@ -36,15 +38,16 @@ from benchmarks.parts.dali_sweep import sweep
 from benchmarks.parts.limits import decoder
 from mae_fast.data import make_loader, open_source
 from mae_fast.data.loader import available_cpus
+from mae_fast.data.sources import Source
 
 OURS = "ours, DALI"
 DECODING = "decoding alone"
 LENGTH = 5.0  # seconds of a window
 
 
-def ours(folder: Path, batch: int, img_size: int, device: str, backend: str, **more) -> Iterator[None]:
+def ours(source: Source, batch: int, img_size: int, device: str, backend: str, **more) -> Iterator[None]:
     """Batches without end. A batch is there when the device has it."""
-    loader = make_loader(open_source(folder), batch, img_size, device=device, backend=backend, **more)
+    loader = make_loader(source, batch, img_size, device=device, backend=backend, **more)
     know_headers(loader)
     for epoch in count():
         with closing(loader.epoch(epoch)) as batches:
@@ -126,12 +129,16 @@ def run(options: Options) -> int:
         warm_up = 2 if options.quick else 2 * available_cpus() + 4  # a worker process has two batches ahead
         record.facts |= {"images": len(source), "CPUs": available_cpus()}
         if options.own.sweep:
-            build = partial(ours, folder, batch, options.img_size, options.device, "dali")
+            build = partial(ours, source, batch, options.img_size, options.device, "dali")
             return sweep(options, record, build, warm_up, batch)
-        paths = [Path(source.encoded(i)) for i in range(min(len(source), batch))]
+        every = max(1, len(source) // files_of(options))
+        paths = [Path(source.encoded(i)) for i in range(0, len(source), every)]
+        shards, cache = (stack.enter_context(packed(paths, decoded)) for decoded in (False, True))
         sides = {
-            OURS: lambda: ours(folder, batch, options.img_size, options.device, "dali"),
-            "ours, Pillow": lambda: ours(folder, batch, options.img_size, "cpu", "pillow"),
+            OURS: lambda: ours(source, batch, options.img_size, options.device, "dali"),
+            f"{OURS}, shards": lambda: ours(shards, batch, options.img_size, options.device, "dali"),
+            f"{OURS}, decoded": lambda: ours(cache, batch, options.img_size, options.device, "dali"),
+            "ours, Pillow": lambda: ours(source, batch, options.img_size, "cpu", "pillow"),
             "official, torchvision": lambda: official(folder, batch, options.img_size),
             DECODING: lambda: decoding(paths, batch, options.device),
         }
@@ -148,7 +155,7 @@ def run(options: Options) -> int:
                 continue
             row |= {"seconds": steady.seconds, "cores": steady.cores, **summary(steady.seconds)}
             row["images_per_s"] = batch / row["median_s"]
-            if name == OURS and options.device == "cuda":
+            if name in (OURS, f"{OURS}, shards") and options.device == "cuda":
                 from mae_fast.data.dali_pipeline import SHIPPED
 
                 row["hw_decoder_load"] = SHIPPED.hw_decoder_load

@@ -8,7 +8,8 @@ time each:
 
 * synthetic: one batch of real pictures, on the device, handed out again and again: the rate of the step alone;
 * files: JPEG files by the loader of the run;
-* 256 px: the same pictures encoded again with 256 pixels on the shorter side, in a temporary folder.
+* 256 px: the same pictures encoded again with 256 pixels on the shorter side, in a temporary folder;
+* shards, decoded: the pictures of `files` as tar shards and as a cache of pixels (`mae-fast data pack`), likewise.
 
 `of synthetic` is the share of the synthetic rate, round by round, median: the goal is 95 % on a GPU with 16 cores, 98 %
 on two CPU cores. The first steps of a window do not count: batches made before it would flatter the loader. `cores` is
@@ -33,6 +34,7 @@ import torch
 from benchmarks.harness import table
 from benchmarks.harness.cpu_time import cpu_seconds
 from benchmarks.harness.options import Options
+from benchmarks.harness.packed import packed
 from benchmarks.harness.provenance import cpu_wait
 from benchmarks.harness.record import reason
 from benchmarks.harness.sample import shrunk, write_jpegs
@@ -44,12 +46,13 @@ from benchmarks.parts.limits import decoder
 from mae_fast.config import Preset
 from mae_fast.data import make_loader, open_source
 from mae_fast.data.loader import available_cpus
+from mae_fast.data.sources import Source
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.recipe import Pretrain
 from mae_fast.train.assemble import assemble
 from mae_fast.train.loop import prepare
 
-SYNTHETIC, FILES, SMALL = "synthetic", "files", "256 px"
+SYNTHETIC, FILES, SMALL, SHARDS, DECODED = "synthetic", "files", "256 px", "shards", "decoded"
 LENGTH, SIDE = 10.0, 256  # seconds of a window; pixels
 GOAL = {"cuda": 0.95, "cpu": 0.98}
 
@@ -73,13 +76,15 @@ def decoded_by_a_core(files: list[Path], length: float) -> float:
     return runs * (len(files) // batch * batch) / (cpu_seconds() - worked)
 
 
-def measure(name: str, preset: Preset, options: Options, folders: dict[str, Path], dtype: str) -> list[dict]:
-    """-> a row a side."""
+def measure(
+    name: str, preset: Preset, options: Options, folder: Path, sources: dict[str, Source], dtype: str
+) -> list[dict]:
+    """-> a row a side. folder: of the files; sources: the sides beside those."""
     torch.compiler.reset()
     gc.collect()  # whatever the preset before left
     batch, size, device = options.batch_of(name), options.img_size, options.device
     recipe = Pretrain.of(
-        data_path=str(folders[FILES]), batch_size=batch, input_size=size, norm_pix_loss=True, epochs=1, warmup_epochs=0,
+        data_path=str(folder), batch_size=batch, input_size=size, norm_pix_loss=True, epochs=1, warmup_epochs=0,
         lr=1e-5, output_dir="", log_dir="", device=device, dtype=dtype,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -87,8 +92,8 @@ def measure(name: str, preset: Preset, options: Options, folders: dict[str, Path
     run.stop.restore()  # Ctrl-C ends the benchmark, with nothing to save
     workers = min(recipe.data.num_workers, available_cpus())
     loaders = {FILES: run.loader} | {
-        side: make_loader(open_source(folder), batch, size, num_workers=workers, device=run.resolved.device)
-        for side, folder in folders.items() if side != FILES
+        side: make_loader(source, batch, size, num_workers=workers, device=run.resolved.device)
+        for side, source in sources.items()
     }  # fmt: skip
     for loader in loaders.values():
         know_headers(loader)
@@ -149,22 +154,26 @@ def run(options: Options) -> int:
         every = max(1, len(source) // files_of(options))
         files = {FILES: [Path(source.encoded(i)) for i in range(0, len(source), every)]}
         files[SMALL] = stack.enter_context(shrunk(files[FILES], SIDE))
-        folders = {FILES: folder, SMALL: files[SMALL][0].parent}
+        sources = {SMALL: open_source(files[SMALL][0].parent)} | {
+            side: stack.enter_context(packed(files[FILES], side == DECODED)) for side in (SHARDS, DECODED)
+        }
         by_core = {side: decoded_by_a_core(paths, 0.1 if options.quick else 3.0) for side, paths in files.items()}
         record.facts |= {"images": len(source), "CPUs": available_cpus(), "goal": goal, "waiting": []}
         for name, preset in options.presets.items():
             for dtype in options.dtypes:
                 began, waited = time.perf_counter(), cpu_wait()
                 try:
-                    rows = measure(name, preset, options, folders, dtype)
+                    rows = measure(name, preset, options, folder, sources, dtype)
                 except RuntimeError as error:  # memory, say
                     note = f"not run: {reason(error)}"
                     record.add([{"part": "pretrain", "preset": name, "dtype": dtype, "side": FILES, "note": note}])
                     print(f"\n{name}, {dtype}: {note}")
                     continue
                 for row in rows[1:]:
-                    row["decoded_by_a_core"] = by_core[row["side"]]
-                    row["cores_needed"] = rows[0]["images_per_s"] / by_core[row["side"]]
+                    if row["side"] == DECODED:  # nothing is left to decode
+                        continue
+                    row["decoded_by_a_core"] = by_core[SMALL if row["side"] == SMALL else FILES]
+                    row["cores_needed"] = rows[0]["images_per_s"] / row["decoded_by_a_core"]
                 if waited is not None:
                     record.facts["waiting"].append((cpu_wait() - waited) / (time.perf_counter() - began))
                 record.add(rows)
@@ -179,5 +188,7 @@ def run(options: Options) -> int:
 def verdict(row: dict, wanted: float) -> str:
     """Why a side is slower than the step, as far as decoding tells."""
     cores = available_cpus()
+    if "cores_needed" not in row:
+        return f"{row['side']}: slower than the step, with nothing to decode"
     needs = f"{row['side']}: {wanted:.0f} images/s take {row['cores_needed']:.1f} cores of decoding alone"
     return f"{needs}, of {cores} here" + (": too few without a GPU's decoder" if row["cores_needed"] > cores else "")

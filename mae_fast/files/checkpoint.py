@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mae_fast.files import hub, layouts
+from mae_fast.files.archive import compressed_member
 from mae_fast.model import MaskedAutoencoderViT
 
 
@@ -25,6 +26,10 @@ def load_file(path: str | Path) -> dict:
     Official checkpoints hold an argparse.Namespace; that class is allowed and no other. Raises FileNotFoundError, or
     CheckpointError naming what a hostile or foreign file asked for.
     """
+    if member := compressed_member(path):
+        raise CheckpointError(
+            f"{path}: refused, {member!r} in it is compressed and may unpack to any size; save it again"
+        )
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -155,7 +160,7 @@ def _read_file(path: Path) -> tuple[dict, dict, dict | None]:
     """-> the weights as they are named there, what else the file holds, and the settings beside it."""
     if path.suffix == ".safetensors":
         state, metadata = _load_safetensors(path)
-        rest = {"mae_fast": json.loads(metadata["mae_fast"])} if "mae_fast" in metadata else {}
+        rest = {"mae_fast": _parse(metadata["mae_fast"], path)} if "mae_fast" in metadata else {}
     else:
         content = load_file(path)
         wrapped = next((key for key in ("model", "state_dict") if isinstance(content.get(key), dict)), None)
@@ -197,11 +202,16 @@ def _huggingface_settings(folder: Path) -> dict | None:
 
 
 def _read_json(path: Path) -> dict | None:
+    return _parse(path.read_bytes(), path) if path.is_file() else None
+
+
+def _parse(text: str | bytes, path: Path) -> dict:
+    """The dict that JSON in a file says; CheckpointError naming the file where it says another thing."""
     try:
-        content = json.loads(path.read_text()) if path.is_file() else None
-    except ValueError as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({error})") from None
-    if not isinstance(content, dict | None):
+    if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict of settings, found {type(content).__name__}")
     return content
 

@@ -20,9 +20,10 @@ def test_files_beside_a_batch_that_is_ready(tmp_path, capsys):
     assert bench("pretrain", *QUICK, "--dtypes", "fp32", "--out", str(tmp_path)) == 0
     content = record.read(tmp_path / "pretrain.json")
     rows = {row["side"]: row for row in content["rows"]}
-    assert list(rows) == ["synthetic", "files", "256 px"] and content["facts"]["goal"] == 0.98
+    assert list(rows) == ["synthetic", "files", "256 px", "shards", "decoded"] and content["facts"]["goal"] == 0.98
     assert content["facts"]["commit"] and rows["synthetic"]["of_synthetic"] == 1
-    for side in ("files", "256 px"):
+    assert rows["decoded"]["images_per_s"] > 0 and "cores_needed" not in rows["decoded"]
+    for side in ("files", "256 px", "shards"):
         row = rows[side]
         assert row["images_per_s"] == 4 / row["median_s"] and row["of_synthetic"] > 0 and row["cores"] > 0
         assert row["cores_needed"] == pytest.approx(rows["synthetic"]["images_per_s"] / row["decoded_by_a_core"])
