@@ -1,5 +1,6 @@
 """Reports of a run: progress, log.txt, TensorBoard, loss.png. Rank 0 alone calls this."""
 
+import gc
 import json
 import math
 import sys
@@ -106,3 +107,5 @@ def plot_loss(entries: list[dict], path: Path) -> None:
     lr_axis.plot(epochs, [entry["train_lr"] for entry in entries], color="tab:gray", linewidth=1, linestyle="--")
     lr_axis.set_ylabel("learning rate (dashed)")
     write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    del figure, loss_axis, lr_axis
+    gc.collect()  # a figure is a cycle with megabytes of pixels; left to itself Python keeps a dozen of them

@@ -1,9 +1,12 @@
-"""Progress where there is no terminal: plain lines, one every half minute and one an epoch."""
+"""Progress where there is no terminal: plain lines, one every half minute and one an epoch. What a picture leaves."""
+
+import gc
 
 import pytest
+from matplotlib.figure import Figure
 
 from mae_fast.train import progress
-from mae_fast.train.report import Report
+from mae_fast.train.report import Report, plot_loss
 
 
 @pytest.fixture
@@ -48,3 +51,14 @@ def test_a_terminal_gets_the_bar(monkeypatch, capsys):
     report.steps(0, [(0.0, 1e-4, 0.5)], 10)
     report.close()
     assert "\r" in capsys.readouterr().err
+
+
+def test_a_picture_leaves_nothing_behind(tmp_path):
+    """A figure is a cycle, which Python may keep for hours."""
+    entries = [{"epoch": epoch, "train_loss": 1.0, "train_lr": 1e-3} for epoch in range(3)]
+    gc.disable()
+    try:
+        plot_loss(entries, tmp_path / "loss.png")
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Figure)]
+    finally:
+        gc.enable()
