@@ -62,6 +62,7 @@ class Report:
     def _draw(self) -> None:
         if entries := read_log(self.folder / "log.txt"):
             plot_loss(entries, self.folder / "loss.png")
+            gc.collect()  # a figure is a cycle with megabytes of pixels; left to itself Python keeps a dozen of them
         self.drawn = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -107,5 +108,3 @@ def plot_loss(entries: list[dict], path: Path) -> None:
     lr_axis.plot(epochs, [entry["train_lr"] for entry in entries], color="tab:gray", linewidth=1, linestyle="--")
     lr_axis.set_ylabel("learning rate (dashed)")
     write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=120))
-    del figure, loss_axis, lr_axis
-    gc.collect()  # a figure is a cycle with megabytes of pixels; left to itself Python keeps a dozen of them

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from mae_fast.train import progress
-from mae_fast.train.report import Report, plot_loss
+from mae_fast.train.report import Report
 
 
 @pytest.fixture
@@ -55,10 +55,12 @@ def test_a_terminal_gets_the_bar(monkeypatch, capsys):
 
 def test_a_picture_leaves_nothing_behind(tmp_path):
     """A figure is a cycle, which Python may keep for hours."""
-    entries = [{"epoch": epoch, "train_loss": 1.0, "train_lr": 1e-3} for epoch in range(3)]
+    report = Report(str(tmp_path), "", epochs=2, images_per_epoch=100, start=0.0)
+    report.epoch(0, 1e-3, 1.0)
     gc.disable()
     try:
-        plot_loss(entries, tmp_path / "loss.png")
+        report.picture()
+        assert (tmp_path / "loss.png").is_file()
         assert not [thing for thing in gc.get_objects() if isinstance(thing, Figure)]
     finally:
         gc.enable()
