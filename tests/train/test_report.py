@@ -61,6 +61,6 @@ def test_a_picture_leaves_nothing_behind(tmp_path):
     try:
         report.picture()
         assert (tmp_path / "loss.png").is_file()
-        assert not [thing for thing in gc.get_objects() if isinstance(thing, Figure)]
+        assert not [thing for thing in gc.get_objects() if type(thing) is Figure]
     finally:
         gc.enable()
