@@ -1,6 +1,6 @@
 """What training together costs: one process on one core, beside two that train together, each with as much to do.
 
-    mae-fast bench ranks [--presets small] [--batch 8] [--dtypes bf16] [--ranks 2] [--rounds 7]
+    mae-fast bench ranks [--presets small] [--batch 32] [--dtypes bf16] [--ranks 2] [--rounds 7]
 
 Every process has a core of its own and one thread, and the same images a step; the sides take turns:
 
@@ -11,7 +11,8 @@ Every process has a core of its own and one thread, and the same images a step; 
 
 `x alone` is the time of a step over that of one process alone, round by round, median; the goal is 1.15. `exchange` is
 the time of the same all-reduce with nothing to hide behind, `MB sent` what really went over the loopback device a step,
-by all ranks together: a ring's 2 (n - 1) times the gradients. A CPU only, and no more ranks than it has cores.
+by all ranks together: a ring's 2 (n - 1) times the gradients. On a core that is busy nothing hides behind anything, so
+the exchange costs the less the more images a step has. A CPU only, and no more ranks than it has cores.
 """
 
 import argparse
@@ -130,8 +131,7 @@ def run(options: Options) -> int:
     record.facts |= {"goal": GOAL, "cores": cores[:wanted], "waiting": []}
     worst = 0.0
     for name in options.presets if options.own.presets or options.quick else ["small"]:
-        work = {"preset": name, "dtype": dtype, "img_size": options.img_size}
-        work["batch"] = options.batches[0] if options.batches else 2 if options.quick else 8
+        work = {"preset": name, "dtype": dtype, "img_size": options.img_size, "batch": options.batch_of(name)}
         began, waited = time.perf_counter(), cpu_wait()
         rows = measure(work, cores[:wanted], options)
         if waited is not None:

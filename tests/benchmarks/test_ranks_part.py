@@ -20,7 +20,7 @@ def test_alone_apart_and_together(tmp_path, capsys):
     alone, apart, together = content["rows"]
     assert [row["side"] for row in content["rows"]] == ["alone", "apart", "ranks"]
     assert [row["ranks"] for row in content["rows"]] == [1, 2, 2] and alone["x_alone"] == 1
-    assert len(together["seconds"]) == 2 and together["images_per_s"] == 4 / together["median_s"]
+    assert len(together["seconds"]) == 2 and together["images_per_s"] == 8 / together["median_s"]
     assert "gradient_bytes" not in apart
     assert together["sent_bytes"] >= 2 * together["gradient_bytes"] > 1e6 and together["exchange_s"] > 0
     assert content["facts"]["cores"] == sorted(os.sched_getaffinity(0))[:2]
