@@ -166,7 +166,7 @@ def endurance(folder: Path) -> str:
     made = table.markdown(["", "first third of the rest", "last third", "a step", ""], lines)
     return (
         f"{made}\n\n{facts['preset'].capitalize()}, {facts['steps']} steps of {facts['batch']} images, loader "
-        f"{facts['loader']}, {facts['seconds'] / 60:.0f} minutes; {facts['cpu']}, {facts['threads']} threads; torch "
+        f"{facts['loader']}, {facts['seconds'] / 60:.0f} minutes; {facts['cpu']}, one thread; torch "
         f"{facts['torch']}; {facts['date'][:10]}, commit {facts['commit'][:7]}"
     )
 
