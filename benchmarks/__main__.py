@@ -27,6 +27,7 @@ PARTS = {
     "pretrain": "a whole run from files, against the same from a batch that is ready",
     "memory": "peak memory of a step beside the peers, against what training must hold",
     "scaling": "our step at several batch sizes and on several processes",
+    "ranks": "one process a core, alone and several that train together, each with the same work",
     "endurance": "a long run of a tiny model: whether memory, files or threads grow",
     "waterfall": "from the plain reference to the fast step, one change a bar",
     "attention": "attention alone, beside SDPA in all its kinds and xformers",

@@ -4,7 +4,7 @@ import os
 import resource
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean
 
 import torch
 
@@ -30,15 +30,15 @@ class Growth:
     """Of one number over the last two thirds of a run."""
 
     name: str
-    first: float  # median of the first tenth of them
-    last: float  # of the last tenth
+    first: float  # mean of the first third of them
+    last: float  # of the last third
     slope: float  # a step, by least squares
 
     @property
     def flat(self) -> bool:
-        """Bytes may wander a little; files and threads may not become more."""
+        """Bytes may wander a little; files and threads come and go, and not one more may stay."""
         if not self.name.endswith("bytes"):
-            return self.last <= self.first
+            return self.last < self.first + 1
         return self.slope < SLOPE and self.last < (1 + GROWTH) * self.first
 
 
@@ -47,15 +47,25 @@ def growths(samples: list[dict]) -> list[Growth]:
     settled = samples[round(SETTLED * len(samples)) :]
     if len(settled) < 10:
         raise ValueError(f"steps: {len(samples)} samples are too few to tell growth from noise; take more steps")
-    tenth = len(settled) // 10
+    third = len(settled) // 3
     found = []
     for name in samples[0].keys() & {"rss_bytes", "cuda_bytes", "files", "threads"}:
         values = [row[name] for row in settled]
         slope = _slope([row["step"] for row in settled], values)
-        found.append(Growth(name, median(values[:tenth]), median(values[-tenth:]), slope))
+        found.append(Growth(name, mean(values[:third]), mean(values[-third:]), slope))
     return sorted(found, key=lambda growth: growth.name, reverse=True)
 
 
 def _slope(xs: list[float], ys: list[float]) -> float:
     x, y = sum(xs) / len(xs), sum(ys) / len(ys)
     return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+
+
+def shown(growth: Growth) -> dict:
+    """A line of the table."""
+    what = {"rss_bytes": "resident memory", "cuda_bytes": "CUDA memory", "files": "open files"}
+    row = {"what": what.get(growth.name, growth.name), "verdict": "flat" if growth.flat else "GROWS"}
+    if not growth.name.endswith("bytes"):
+        return row | {"first": f"{growth.first:.1f}", "last": f"{growth.last:.1f}", "slope": f"{growth.slope:+.1g}"}
+    first, last = (f"{size / 2**20:.1f} MiB" for size in (growth.first, growth.last))
+    return row | {"first": first, "last": last, "slope": f"{growth.slope:+.0f} bytes"}

@@ -56,10 +56,14 @@ class Worker:
             return {"error": f"ended with exit code {self.process.wait()}{self._last_line()}"}
         return answer
 
-    def ask(self, command: dict, until: float) -> dict:
+    def tell(self, command: dict) -> None:
+        """Ask, and leave the answer for later."""
         with suppress(OSError):  # it is dead: answer() says so
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
+
+    def ask(self, command: dict, until: float) -> dict:
+        self.tell(command)
         return self.answer(until)
 
     def stop(self) -> None:

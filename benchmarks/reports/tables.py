@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from benchmarks.harness import table
+from benchmarks.harness import record, table
+from benchmarks.harness.growth import growths, shown
 from benchmarks.reports import kernels, scaling
 from benchmarks.reports.results import Side, ahead, facts_of, first_batch, is_ours, results, turns
 from benchmarks.reports.shares import shares
@@ -157,6 +158,19 @@ def data(folder: Path) -> str:
     return table.markdown(["loader", "images/s"], [[row["side"], f"{row['images_per_s']:.0f}"] for row in rows])
 
 
+def endurance(folder: Path) -> str:
+    """What a long run held, and whether it grew."""
+    content = record.read(folder / "endurance.json")
+    facts, rows = content["facts"], [shown(growth) for growth in growths(content["rows"])]
+    lines = [[row[key] for key in ("what", "first", "last", "slope", "verdict")] for row in rows]
+    made = table.markdown(["", "first third of the rest", "last third", "a step", ""], lines)
+    return (
+        f"{made}\n\n{facts['preset'].capitalize()}, {facts['steps']} steps of {facts['batch']} images, loader "
+        f"{facts['loader']}, {facts['seconds'] / 60:.0f} minutes; {facts['cpu']}, one thread; torch "
+        f"{facts['torch']}; {facts['date'][:10]}, commit {facts['commit'][:7]}"
+    )
+
+
 TABLES = {
     "train": train,
     "turns": turns_with_source,
@@ -166,6 +180,7 @@ TABLES = {
     "ops": ops,
     "attention": attention,
     "data": data,
+    "endurance": endurance,
     "scaling": scaling.overview,
     "scaling-strategies": scaling.strategies,
     "scaling-costs": scaling.step_costs,

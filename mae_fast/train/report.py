@@ -1,6 +1,7 @@
 """Reports of a run: progress, log.txt, TensorBoard, loss.png. Rank 0 alone calls this."""
 
 import errno
+import gc
 import json
 import logging
 import math
@@ -82,6 +83,7 @@ class Report:
     def _draw(self, path: Path) -> None:
         if entries := read_log(self.folder / "log.txt"):
             plot_loss(entries, path)
+            gc.collect()  # a figure is a cycle with megabytes of pixels; left to itself Python keeps a dozen of them
         self.drawn = time.monotonic()
 
     def _try(self, path: Path, write: Callable[[Path], None]) -> bool:

@@ -1,6 +1,9 @@
-"""Progress where there is no terminal: plain lines, one every half minute and one an epoch."""
+"""Progress where there is no terminal: plain lines, one every half minute and one an epoch. What a picture leaves."""
+
+import gc
 
 import pytest
+from matplotlib.figure import Figure
 
 from mae_fast.train import progress
 from mae_fast.train.report import Report
@@ -48,3 +51,16 @@ def test_a_terminal_gets_the_bar(monkeypatch, capsys):
     report.steps(0, [(0.0, 1e-4, 0.5)], 10)
     report.close()
     assert "\r" in capsys.readouterr().err
+
+
+def test_a_picture_leaves_nothing_behind(tmp_path):
+    """A figure is a cycle, which Python may keep for hours."""
+    report = Report(str(tmp_path), "", epochs=2, images_per_epoch=100, start=0.0)
+    report.epoch(0, 1e-3, 1.0)
+    gc.disable()
+    try:
+        report.picture()
+        assert (tmp_path / "loss.png").is_file()
+        assert not [thing for thing in gc.get_objects() if type(thing) is Figure]
+    finally:
+        gc.enable()
