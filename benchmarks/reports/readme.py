@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of the pages under results/ anew, between their markers.
+"""Write the tables of README.md, docs/reliability.md and the pages under results/ anew, between their markers.
 
     mae-fast bench readme
 
@@ -16,6 +16,7 @@ from benchmarks.reports.tables import TABLES
 from mae_fast.files.atomic import write_atomic
 
 README = ROOT / "README.md"
+RELIABILITY = ROOT / "docs" / "reliability.md"
 BLOCK = re.compile(
     r"(?P<open><!-- bench:(?P<part>\S+) (?P<folder>\S+) -->\n).*?(?P<close>\n<!-- /bench -->)", re.DOTALL
 )
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def pages() -> list[Path]:
-    return [README, *sorted(record.RESULTS.glob("*/README.md"))]
+    return [README, RELIABILITY, *sorted(record.RESULTS.glob("*/README.md"))]
 
 
 def run(args: argparse.Namespace) -> int:
