@@ -2,13 +2,14 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from benchmarks.faults.scene import Outcome, Scene, sentence
+from benchmarks.faults.scene import Outcome, Scene, log, sentence
 from benchmarks.faults.signals import newest
 
 
@@ -99,6 +100,19 @@ def full_when_stopped(scene: Scene) -> Outcome:
         said = run.ended(1)
         disk.free()
         return Outcome(sentence(said, "checkpoint-interrupted.pth could not be written"), scene.goes_on(disk.folder))
+
+
+def file_too_large(scene: Scene) -> Outcome:
+    """A limit that no checkpoint keeps to, where nothing can be mounted: nothing is ever saved."""
+    out = scene.new()
+    said = scene.start(out, act=limit_files).ended(1)
+    assert no_partial(out) and not newest(out) and len(log(out)) == scene.epochs
+    return Outcome(sentence(said, "mae-fast pretrain: --output_dir: "))
+
+
+def limit_files() -> None:
+    """In the process of a run: files of at most a mebibyte."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def read_only(scene: Scene) -> Outcome:

@@ -34,6 +34,7 @@ FAULTS = [
     Fault("disk full for a while", disk.full_for_a_while, "a warning, and the next epoch's end saves"),
     Fault("disk full to the end", disk.full_to_the_end, "exit code 1 at the last save; resumed"),
     Fault("disk full, then SIGTERM", disk.full_when_stopped, "exit code 1; resumed from the last save"),
+    Fault("file size limit below a checkpoint's", disk.file_too_large, "exit code 1 at the last save"),
     Fault("output read-only for a while", disk.read_only, "a warning, and the next epoch's end saves"),
     Fault("output read-only at the start", disk.read_only_at_the_start, "exit code 1 at once"),
     Fault("newest checkpoint: a bit flipped", disk.flipped, "named; resumed from the one before"),
