@@ -11,10 +11,8 @@ def test_rows_and_table(tmp_path, monkeypatch, capsys):
     def broken(scene):
         raise AssertionError("two losses differ")
 
-    monkeypatch.setattr(
-        faults, "FAULTS",
-        [faults.Fault("good", lambda scene: Outcome("well", True, 1.5), "resumed"), faults.Fault("bad", broken, "lost")],
-    )  # fmt: skip
+    good = faults.Fault("good", lambda scene: Outcome("well", True, 1.5), "resumed")
+    monkeypatch.setattr(faults, "FAULTS", [good, faults.Fault("bad", broken, "lost")])
     assert bench("faults", *QUICK, "--out", str(tmp_path), "--only", "good") == 0
     assert bench("faults", *QUICK, "--out", str(tmp_path), "--only", "bad", "--times", "2") == 1
     rows = record.read(tmp_path / "faults.json")["rows"]
