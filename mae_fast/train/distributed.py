@@ -73,16 +73,19 @@ def leaving():
 
     Raises RankLost in place of the error of an operation among ranks, where another rank is behind it.
     """
-    reason = ""
+    reason, lost = "", None
     try:
         yield
     except BaseException as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        if lost := isinstance(error, RuntimeError) and _is_among_ranks(error) and heartbeat and heartbeat.blame():
+        if isinstance(error, RuntimeError) and _is_among_ranks(error) and heartbeat:
+            lost = heartbeat.blame()
+        if lost:
             raise lost from error
         raise
     finally:
-        shutdown(reason)
+        if not lost:  # else leaving would wait for the lost rank, in a group that is of no more use
+            shutdown(reason)
 
 
 def _is_among_ranks(error: RuntimeError) -> bool:

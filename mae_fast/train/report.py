@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from mae_fast.files.atomic import write_atomic
@@ -37,7 +37,7 @@ class Report:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(log_dir, purge_step=int(1000 * start) if start else None)
-            threading.excepthook = partial(_tell_once, threading.excepthook)
+            _quieten_threads()
         self.drawn = -math.inf
         self.unwritten = ""  # lines of log.txt that the disk did not take yet
         self.told: set[str] = set()
@@ -113,6 +113,11 @@ class Report:
                 self._try(self.folder / "log.txt", self._append)
             self._try(self.folder / "loss.png", self._draw)
         self._events(lambda: self.writer.close())
+
+
+@cache
+def _quieten_threads() -> None:
+    threading.excepthook = partial(_tell_once, threading.excepthook)
 
 
 def _tell_once(otherwise: Callable, args) -> None:

@@ -1,7 +1,7 @@
 """Faults, injected into tiny runs for real: each ends with a sentence, and a run that goes on is the undisturbed one.
 
-The injections are those of `mae-fast bench faults`, which makes them many times; here each is made once. SIGKILL, SIGTERM,
-loaders that hang, broken images and losses that are no numbers have tests of their own.
+The injections are those of `mae-fast bench faults`, which makes them many times; here each is made once. SIGKILL,
+SIGTERM, loaders that hang, broken images and losses that are no numbers have tests of their own.
 """
 
 import pytest
@@ -19,14 +19,8 @@ def scene(tmp_path_factory):
 
 FAULTS = {
     "SIGUSR1": (signals.requeued, "stopped by SIGUSR1. To go on: mae-fast pretrain --device=cpu "),
-    "disk full for a while": (
-        disk.full_for_a_while,
-        "No space left on device). The run goes on, and tries again at the",
-    ),
-    "disk full, then SIGTERM": (
-        disk.full_when_stopped,
-        "-interrupted.pth could not be written (No space left on device)",
-    ),
+    "disk full for a while": (disk.full_for_a_while, "(No space left on device). The run goes on, and tries again"),
+    "disk full, then SIGTERM": (disk.full_when_stopped, "-interrupted.pth could not be written (No space left"),
     "files limited": (disk.file_too_large, "could not be written (File too large). No checkpoint was written before"),
     "read-only": (disk.read_only_at_the_start, "mae-fast pretrain: --output_dir: "),
     "a bit flipped": (disk.flipped, "is passed over: damaged: the checksum of "),
