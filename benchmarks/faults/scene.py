@@ -72,6 +72,7 @@ def _child(words: list[str], log: str, env: dict[str, str], act: Callable | None
     os.dup2(file, 2)
     os.environ.update(env)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # as in a program: a loader's workers are its own children
     sys.argv = ["mae-fast", *words]
     from mae_fast.cli import main
 

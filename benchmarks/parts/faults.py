@@ -61,7 +61,9 @@ def run(options: Options) -> int:
     """1 where a fault did not end as it should."""
     record = options.record("faults")
     if options.own.only and record.file.is_file():
-        record.rows = read(record.file)["rows"]
+        earlier = read(record.file)
+        record.rows = earlier["rows"]
+        record.facts["earlier"] = {key: earlier["facts"].get(key) for key in ("commit", "command", "date", "earlier")}
     with tempfile.TemporaryDirectory(prefix="mae_fast-faults-", ignore_cleanup_errors=True) as folder:
         scene = Scene(Path(folder))
         try:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,10 +56,14 @@ def init(
         return world
     limit = timedelta(seconds=timeout)
     store, _, _ = next(iter(dist.rendezvous(place.url, world.rank, world.size, timeout=limit)))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # torchrun, on one machine, keeps its store over restarts, and in it
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the addresses of ranks that are dead
+        store = dist.PrefixStore(f"attempt/{attempt}", store)
     backend = "nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=limit)
     if world.size > 1:
-        heartbeat = Heartbeat(store, world.rank, world.size, remedy)
+        name = gather(uuid.uuid4().hex)[0]
+        heartbeat = Heartbeat(dist.PrefixStore(name, store), world.rank, world.size, remedy)
     if world.is_main:
         logger.info("%d process%s, started by %s", world.size, "es" * (world.size > 1), place.launcher)
     return world
