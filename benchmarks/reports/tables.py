@@ -171,6 +171,18 @@ def endurance(folder: Path) -> str:
     )
 
 
+def faults(folder: Path) -> str:
+    """Each fault, how often it was injected, and what was lost."""
+    lines = []
+    for row in results(folder, "faults"):
+        same = "" if row["identical"] is None else f"{row['identical']} of {row['times']}"
+        seconds = f"{row['median_s']:.1f}" if row.get("median_s") is not None else ""
+        times = str(row["times"]) if row["times"] else f"not here: {row['note']}"
+        lines.append([row["side"], times, row["outcome"], str(row["held"]), same, seconds])
+    header = ["fault", "injected", "outcome", "as it says", "losses and weights identical", "seconds, median"]
+    return table.markdown(header, lines)
+
+
 TABLES = {
     "train": train,
     "turns": turns_with_source,
@@ -185,4 +197,5 @@ TABLES = {
     "scaling-strategies": scaling.strategies,
     "scaling-costs": scaling.step_costs,
     "scaling-assumptions": scaling.assumed,
+    "faults": faults,
 }

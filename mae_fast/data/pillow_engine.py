@@ -3,12 +3,13 @@
 Never shares anything with dali_engine.py but the plan, so that agreement between the two means something.
 """
 
+import errno
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mae_fast.data.augment import apply_colour
 from mae_fast.data.plan import Plan, Planner
@@ -46,7 +47,27 @@ class _Batches(Dataset):
                 images = render(plan, self.planner, self.size)
         except BadImageError as error:
             return error  # raised by the main process, without the worker's traceback around the message
-        return torch.from_numpy(images), plan.indices, [(index, self.planner.faults[index]) for index in plan.skipped]
+        pixels = torch.from_numpy(images)
+        if get_worker_info() is not None:
+            try:
+                pixels.share_memory_()  # here, for a queue that finds no room loses the batch, and nobody hears of it
+            except (RuntimeError, OSError) as error:
+                return SharedMemoryFull(pixels.nbytes, error)
+        return pixels, plan.indices, [(index, self.planner.faults[index]) for index in plan.skipped]
+
+
+class SharedMemoryFull(RuntimeError):
+    """A worker process cannot pass its batch on."""
+
+    def __init__(self, size: int, error: Exception | str):
+        self.size, self.error = size, str(error).strip().split("\n")[0]
+        super().__init__(
+            f"no room for a batch of {size / 2**20:.3g} MiB in /dev/shm ({self.error}), which passes the batches of "
+            "its processes on. Give it more room (docker run --shm-size=8g), or take num_workers 0"
+        )
+
+    def __reduce__(self):
+        return SharedMemoryFull, (self.size, self.error)
 
 
 class PillowEngine:
@@ -75,8 +96,14 @@ class PillowEngine:
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, np.ndarray, list[int]]]:
         """Yield (uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
         self._keys[:] = [(epoch, batch) for batch in range(start, len(self.planner.sampler))]
-        for result in self._loader:
-            if isinstance(result, BadImageError):
+        try:
+            results = iter(self._loader)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # for the semaphores of its queues already
+                raise SharedMemoryFull(0, error) from None
+            raise
+        for result in results:
+            if isinstance(result, Exception):
                 raise result
             images, indices, skipped = result
             self.planner.faults.update(skipped)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,10 +56,14 @@ def init(
         return world
     limit = timedelta(seconds=timeout)
     store, _, _ = next(iter(dist.rendezvous(place.url, world.rank, world.size, timeout=limit)))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # torchrun, on one machine, keeps its store over restarts, and in it
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the addresses of ranks that are dead
+        store = dist.PrefixStore(f"attempt/{attempt}", store)
     backend = "nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=limit)
     if world.size > 1:
-        heartbeat = Heartbeat(store, world.rank, world.size, remedy)
+        name = gather(uuid.uuid4().hex)[0]
+        heartbeat = Heartbeat(dist.PrefixStore(name, store), world.rank, world.size, remedy)
     if world.is_main:
         logger.info("%d process%s, started by %s", world.size, "es" * (world.size > 1), place.launcher)
     return world
@@ -73,16 +78,19 @@ def leaving():
 
     Raises RankLost in place of the error of an operation among ranks, where another rank is behind it.
     """
-    reason = ""
+    reason, lost = "", None
     try:
         yield
     except BaseException as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        if lost := isinstance(error, RuntimeError) and _is_among_ranks(error) and heartbeat and heartbeat.blame():
+        if isinstance(error, RuntimeError) and _is_among_ranks(error) and heartbeat:
+            lost = heartbeat.blame()
+        if lost:
             raise lost from error
         raise
     finally:
-        shutdown(reason)
+        if not lost:  # else leaving would wait for the lost rank, in a group that is of no more use
+            shutdown(reason)
 
 
 def _is_among_ranks(error: RuntimeError) -> bool:

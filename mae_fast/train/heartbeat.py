@@ -12,8 +12,6 @@ import sys
 import threading
 from collections.abc import Callable
 
-from torch.distributed import PrefixStore
-
 EVERY = 2.0  # seconds between two beats
 MISSED = 15  # beats that a rank may miss: long holds of Python's lock happen, half a minute of it does not
 MISSED_AFTER_ERROR = 4  # where an operation among ranks has failed already
@@ -26,11 +24,14 @@ class RankLost(RuntimeError):
 
 
 class Heartbeat:
-    """Begins to beat when made. remedy: the end of the sentence that the run stops with, asked for at that time."""
+    """Begins to beat when made.
+
+    store: of this group alone, with nothing in it of one before; remedy: the end of the sentence that the run stops
+    with, asked for at that time.
+    """
 
     def __init__(self, store, rank: int, size: int, remedy: Callable[[], str] = lambda: "", every: float = EVERY):
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps its store over restarts
-        self.store = PrefixStore(f"mae_fast/{attempt}", store.clone())  # a connection of its own: others wait in theirs
+        self.store = store.clone()  # a connection of its own: others wait in theirs
         self.rank, self.size, self.remedy, self.every = rank, size, remedy, every
         self.missed = MISSED
         self._seen: dict[int, tuple[bytes, int]] = {}  # rank: its count, beats since it was new

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from mae_fast.files.checkpoint import CheckpointError
-from mae_fast.files.whole import damage
+from mae_fast.files.whole import NO_ARCHIVE, damage
 from mae_fast.recipe import Pretrain
 from mae_fast.train import distributed
 
@@ -24,7 +24,7 @@ def _choose(recipe: Pretrain) -> Path | None:
     if recipe.resume:
         path = Path(recipe.resume)
         wrong = damage(path)
-        if wrong.startswith("not an archive"):  # older files; load_file reads them, or says what they are
+        if wrong == NO_ARCHIVE:  # older files; load_file reads them, or says what they are
             return path
         if wrong:
             other = newest_whole(path.parent, quiet=True)

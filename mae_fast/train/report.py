@@ -7,8 +7,10 @@ import logging
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 from mae_fast.files.atomic import write_atomic
@@ -36,6 +38,7 @@ class Report:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(log_dir, purge_step=int(1000 * start) if start else None)
+            _quieten_threads()
         self.drawn = -math.inf
         self.unwritten = ""  # lines of log.txt that the disk did not take yet
         self.told: set[str] = set()
@@ -112,6 +115,17 @@ class Report:
                 self._try(self.folder / "log.txt", self._append)
             self._try(self.folder / "loss.png", self._draw)
         self._events(lambda: self.writer.close())
+
+
+@cache
+def _quieten_threads() -> None:
+    threading.excepthook = partial(_tell_once, threading.excepthook)
+
+
+def _tell_once(otherwise: Callable, args) -> None:
+    """The errors of threads but for a disk's in TensorBoard's, which hands them to its next call as well."""
+    if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+        otherwise(args)
 
 
 def read_log(path: Path) -> list[dict]:

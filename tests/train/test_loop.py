@@ -12,7 +12,7 @@ from mae_fast import ops
 from mae_fast.cli import main
 from mae_fast.data.loader import Loader
 from mae_fast.files.checkpoint import load_file, load_pretrained
-from mae_fast.train import Diverged, available_device
+from mae_fast.train import Diverged, available_device, loop
 from mae_fast.train.step import TrainingStep
 from tests.train.runs import flags, log, on_update, run, same
 
@@ -171,3 +171,12 @@ def test_bad_images_are_counted_or_stop_the_run(photos, tmp_path, capsys):
     assert main(["data", "check", str(folder)]) == 1
     listed = capsys.readouterr().out
     assert "05.jpg: zero bytes" in listed and "06.jpg: not an image" in listed and "20 images, 2 bad" in listed
+
+
+def test_signals_are_seen_after_so_many_batches_not_updates(photos, tmp_path, monkeypatch):
+    """Of 16 batches an update on CUDA, 20 updates took half a minute."""
+    lengths, read = [], loop.read_window
+    monkeypatch.setattr(loop, "WINDOW", {"cpu": 2})
+    monkeypatch.setattr(loop, "read_window", lambda run: lengths.append(len(run.window)) or read(run))
+    run(photos, tmp_path, "--accum_iter=2")
+    assert lengths == [1] * 6

@@ -108,11 +108,12 @@ SRUN = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
         (TORCHRUN, [], "torchrun --nproc_per_node=4 --nnodes=2 --node_rank=1 --master_addr=a --master_port=1 -m mae_fast pretrain"),  # noqa: E501
         (SRUN, ["--world_size=8"], "srun --ntasks=8 mae-fast pretrain --world_size=8"),
         (SRUN, [], "mae-fast pretrain"),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "8"}, [], "srun --ntasks=8 mae-fast pretrain"),
         ({"OMPI_COMM_WORLD_SIZE": "3"}, [], "mpirun -n 3 mae-fast pretrain"),
     ],
 )  # fmt: skip
 def test_the_command_to_go_on_is_the_launchers(monkeypatch, env, words, expected):
-    for name in (*TORCHRUN, *SRUN, "OMPI_COMM_WORLD_SIZE"):
+    for name in (*TORCHRUN, *SRUN, "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
