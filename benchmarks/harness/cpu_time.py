@@ -12,12 +12,12 @@ def cpu_seconds() -> float:
     times = os.times()
     total = times.user + times.system + times.children_user + times.children_system
     tick = os.sysconf("SC_CLK_TCK")
-    for fields in descendants(os.getpid()):
+    for fields in _descendants(os.getpid()):
         total += sum(map(int, fields[11:15])) / tick  # utime, stime, cutime, cstime of proc(5)
     return total
 
 
-def descendants(pid: int) -> list[list[str]]:
+def _descendants(pid: int) -> list[list[str]]:
     """The fields of /proc/PID/stat after the name, which may hold spaces: state first, then the parent."""
     processes, found, wanted = {}, [], {pid}
     for file in Path("/proc").glob("[0-9]*/stat"):

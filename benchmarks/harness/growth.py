@@ -8,17 +8,14 @@ from statistics import mean
 
 import torch
 
-from benchmarks.harness.cpu_time import descendants
-
 SLOPE, GROWTH = 1024, 0.05  # bytes a step, share: less of both is flat
 SETTLED = 1 / 3  # of a run, which may grow: compiling, allocators and caches fill up
 
 
 def sample(step: int, device: str) -> dict:
-    """What this process and all that it started hold now. OSError where there is no /proc (not Linux)."""
-    page, pid = resource.getpagesize(), os.getpid()
-    rss = int(Path("/proc/self/statm").read_text().split()[1]) + sum(int(fields[21]) for fields in descendants(pid))
-    row = {"step": step, "rss_bytes": page * rss, "files": len(os.listdir("/proc/self/fd"))}
+    """What this process holds now. OSError where there is no /proc (not Linux)."""
+    rss = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    row = {"step": step, "rss_bytes": rss, "files": len(os.listdir("/proc/self/fd"))}
     row["threads"] = len(os.listdir("/proc/self/task"))
     if device == "cuda":
         row["cuda_bytes"] = torch.cuda.memory_reserved()

@@ -4,7 +4,8 @@
 
 The run is one of `mae-fast pretrain`, with its own loop, loader, log, TensorBoard events and checkpoints, on 256 small
 JPEG files: epochs are short, so what an epoch might leave behind comes hundreds of times. A hundred samples are taken
-of the resident memory of the process and its workers, of what the CUDA allocator holds, of open files and threads.
+of the resident memory of the process, of what the CUDA allocator holds, of open files and threads. Workers of Pillow's
+loader, which come and go with an epoch, are not counted.
 
 The first third of the run does not count. Over the rest, memory is flat where it grows by less than 1 KB a step, by
 least squares, and by less than 5 % from its first to its last third; files and threads where they become less than one

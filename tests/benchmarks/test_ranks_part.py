@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks.harness import options, record
+from benchmarks.harness import record
 from benchmarks.parts import ranks
 from tests.benchmarks.small import QUICK, bench
 
@@ -32,11 +32,13 @@ def test_more_ranks_than_cores_are_refused(tmp_path, capsys):
     assert "--ranks: expected 2 to" in capsys.readouterr().err
 
 
-def test_a_rank_that_dies_is_named_with_its_last_words(tmp_path, monkeypatch):
+@two_cores
+def test_a_rank_that_dies_is_named_with_its_last_words(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ranks, "WORKER", [sys.executable, "-c", "raise SystemExit('no room left')"])
-    work = {"preset": "tiny", "dtype": "fp32", "img_size": 32, "batch": 1}
-    with pytest.raises(RuntimeError, match=r"^alone: ended with exit code 1; ranks_tiny_alone_0.log: no room left"):
-        ranks.measure(work, [0, 1], options.of(["ranks", *FLAGS, "--out", str(tmp_path)]))
+    assert bench("ranks", *FLAGS, "--out", str(tmp_path)) == 1
+    said = "alone: ended with exit code 1; ranks_tiny_alone_0.log: no room left"
+    assert f"tiny: {said}; its log is in" in capsys.readouterr().err
+    assert record.read(tmp_path / "ranks.json")["rows"][0]["note"] == f"not run: {said}"
 
 
 WITHIN = "a step of 2 ranks takes +14.0%, of which +5.0% without any exchange: within 15%"
