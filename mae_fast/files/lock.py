@@ -31,11 +31,13 @@ class FolderLock:
         """argument: whose value the folder is, for messages."""
         self.argument = argument
         self._file: int | None = None
+        self._made: Path | None = None  # the folder, where it was not there before
 
     def take(self, folder: str | Path) -> None:
         """Raises FolderInUse at once where another process, or another lock of this one, holds the folder; OSError
         where the folder cannot be written."""
         path = Path(folder) / NAME
+        made = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -45,11 +47,15 @@ class FolderLock:
         except BaseException:
             os.close(file)
             raise
-        self._file = file
+        self._file, self._made = file, path.parent if made else None
         _held.add(file)
 
     def close(self) -> None:
+        """Let go; a folder that came with the lock, and in which nothing else was written, goes with it."""
         if self._file is not None:
+            if self._made and [path.name for path in self._made.iterdir()] == [NAME]:
+                (self._made / NAME).unlink()
+                self._made.rmdir()
             _held.discard(self._file)
             os.close(self._file)
             self._file = None

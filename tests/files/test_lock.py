@@ -49,8 +49,14 @@ def test_in_one_process_too(tmp_path):
     first, second = FolderLock("output_dir"), FolderLock("output_dir")
     first.take(tmp_path / "new" / "folder")
     with pytest.raises(FolderInUse):
-        second.take(tmp_path / "new" / "folder")
-    second.close()
-    first.close()
+        assert not (tmp_path / "new" / "folder").exists()  # nothing was written there
     second.take(tmp_path / "new" / "folder")
+    (tmp_path / "new" / "folder" / "log.txt").touch()
     second.close()
+    assert (tmp_path / "new" / "folder" / ".lock").exists()
+    first.close()
+    assert not (tmp_path / "new" / "folder").exists()  # nothing was written there
+    second.take(tmp_path / "new" / "folder")
+    (tmp_path / "new" / "folder" / "log.txt").touch()
+    second.close()
+    assert (tmp_path / "new" / "folder" / ".lock").exists()
