@@ -44,6 +44,8 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
         torch.device(name).type, recipe.dist_url, recipe.dist_on_itp, recipe.world_size,
         timeout=1200 + data.loader_timeout, remedy=partial(how_to_go_on, recipe),
     )  # fmt: skip
+    if lock and recipe.output_dir:
+        distributed.by_main(lambda: lock.take(recipe.output_dir))
     device = torch.device(name, world.local_rank if name == "cuda" else None)
     dtype = products_in(recipe.dtype, recipe.stream, device.type)
     torch.manual_seed(recipe.seed + world.rank)
@@ -81,8 +83,6 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
     position = Position(epoch=schedule.start_epoch, layout=layout)
     if resume:
         position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
-    if lock and recipe.output_dir:  # last, so that what is refused for another reason leaves no folder
-        distributed.by_main(lambda: lock.take(recipe.output_dir))
     resolved = Resolved(model_name, device, world, dtype, batch_size, schedule)
     run = Run(recipe, resolved, model, step, loader, position, StopSignal(), noise, last_checkpoint=resume)
     if world.is_main:
