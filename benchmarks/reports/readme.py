@@ -16,7 +16,6 @@ from benchmarks.reports.tables import TABLES
 from mae_fast.files.atomic import write_atomic
 
 README = ROOT / "README.md"
-RELIABILITY = ROOT / "docs" / "reliability.md"
 BLOCK = re.compile(
     r"(?P<open><!-- bench:(?P<part>\S+) (?P<folder>\S+) -->\n).*?(?P<close>\n<!-- /bench -->)", re.DOTALL
 )
