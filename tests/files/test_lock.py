@@ -46,17 +46,14 @@ def test_the_second_is_told_who_has_it(holder, tmp_path):
 
 
 def test_in_one_process_too(tmp_path):
+    folder = tmp_path / "new" / "folder"
     first, second = FolderLock("output_dir"), FolderLock("output_dir")
-    first.take(tmp_path / "new" / "folder")
+    first.take(folder)
     with pytest.raises(FolderInUse):
-        assert not (tmp_path / "new" / "folder").exists()  # nothing was written there
-    second.take(tmp_path / "new" / "folder")
-    (tmp_path / "new" / "folder" / "log.txt").touch()
-    second.close()
-    assert (tmp_path / "new" / "folder" / ".lock").exists()
+        second.take(folder)
     first.close()
-    assert not (tmp_path / "new" / "folder").exists()  # nothing was written there
-    second.take(tmp_path / "new" / "folder")
-    (tmp_path / "new" / "folder" / "log.txt").touch()
+    assert not folder.exists()  # nothing was written there
+    second.take(folder)
+    (folder / "log.txt").touch()
     second.close()
-    assert (tmp_path / "new" / "folder" / ".lock").exists()
+    assert (folder / ".lock").exists()
