@@ -108,14 +108,14 @@ class Exchange:
 STRATEGIES = {
     "ddp": "float32 gradients, averaged in place",
     "ddp-bf16": "gradients rounded to bfloat16 on their way",
-    "fsdp": "parameters and moments split over all; weights gathered in bfloat16, gradients reduced in float32",
+    "fsdp": "parameters and moments split over all; weights gathered and gradients reduced in float32",
 }
 
 
 def exchange(strategy: str, parameters: int, gpus: int, cluster: Cluster) -> Exchange:
     """What the ranks of a strategy exchange an update, of so many trained parameters."""
     if strategy == "fsdp":
-        gather, reduce = (one_pass(size * parameters, gpus, cluster) for size in (2, 4))
-        return Exchange((gather,), (gather, reduce))
+        one = one_pass(4 * parameters, gpus, cluster)
+        return Exchange((one,), (one, one))
     gradient = one_pass({"ddp": 4, "ddp-bf16": 2}[strategy] * parameters, gpus, cluster)
     return Exchange((), (gradient, gradient))

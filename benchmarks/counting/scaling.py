@@ -136,7 +136,7 @@ def memory(need: StepMemory, strategy: str, gpus: int) -> tuple[float, float]:
     image = need.per_image + need.pixels  # on CUDA twice: as loaded, and where a graph reads them
     if strategy == "fsdp":
         return need.fixed / gpus, image
-    return need.fixed + (need.gradients if gpus > 1 else 0), image  # DistributedDataParallel sends copies
+    return need.fixed, image
 
 
 def predict(

@@ -22,7 +22,7 @@ def check(case: Case, dtype: torch.dtype, device: str = "cpu", function: Callabl
     draw = partial(_draw, case, dtype, device, function or getattr(ops, case.op))
     triples = draw()
     size = sum(exact.numel() for _, _, exact in triples.values())
-    for _ in range(min(31, 4096 // max(1, size))):
+    for _ in range(min(15, 4096 // max(1, size))):
         fresh = draw()
         triples = {name: tuple(map(_beside, triple, fresh[name])) for name, triple in triples.items()}
     name = dtype_name(dtype)

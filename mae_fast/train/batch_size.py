@@ -44,7 +44,7 @@ def choose_batch_size(
     batch = min(limit, (free + need.weights - need.fixed) // need.per_image)  # the weights are there already
     trials = 0
     if device.type == "cuda":
-        held = need.moments + need.gradients // 2 * (distributed.size() > 1) + int(available_memory(device) * HEADROOM)
+        held = need.moments + int(available_memory(device) * HEADROOM)
 
         def fits(size: int) -> bool:
             nonlocal trials

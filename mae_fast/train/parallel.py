@@ -66,13 +66,14 @@ def _in_bf16(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tenso
     return bf16_compress_hook(state, bucket)
 
 
-@contextlib.contextmanager
-def exchange(loss: nn.Module, now: bool):
-    """Around a backward pass. now=False: gradients add up on their rank, and a later backward pass exchanges them."""
-    if is_sharded(loss):
-        loss.set_requires_gradient_sync(now)
-    with loss.no_sync() if isinstance(loss, DistributedDataParallel) and not now else contextlib.nullcontext():
-        yield
+def exchange(loss: nn.Module, now: bool) -> contextlib.AbstractContextManager:
+    """Around a backward pass. now=False: gradients add up on their rank, and a later backward pass exchanges them.
+
+    Not those of a loss that is shared out: no rank keeps them whole, so each pass exchanges them.
+    """
+    if now or not isinstance(loss, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return loss.no_sync()
 
 
 def gathered(state: Any) -> Any:

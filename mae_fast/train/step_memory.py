@@ -22,12 +22,11 @@ from mae_fast.model import MaskedAutoencoderViT, stages
 from mae_fast.model.precision import stream_dtype
 from mae_fast.model.stages import Stage
 from mae_fast.ops import backends
-from mae_fast.train import distributed
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes. Of the whole step: weights, gradients (twice with DDP, which sends copies), the optimizer's moments, the
+    """Bytes. Of the whole step: weights, gradients (with DDP they live in what it sends), the optimizer's moments, the
     weights cast to the products' type. Of each image: pixels, activations kept for the backward pass, and workspace,
     what is alive besides at the peak. Without accumulation gradients come as activations go, and the peak is lower."""
 
@@ -74,7 +73,7 @@ def step_memory(
     workspace = max(blocks) if model.activation_checkpointing else step.masked * c * max(P, step.last.hidden)
     return StepMemory(
         weights=4 * sum(p.numel() for p in model.parameters()),
-        gradients=4 * trained * (2 if distributed.size() > 1 else 1),
+        gradients=4 * trained,
         moments=4 * trained * moments,
         casts=c * trained if c < 4 else 0,
         pixels=step.L * P * (2 if device.type == "cuda" else 1),

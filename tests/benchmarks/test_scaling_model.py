@@ -40,7 +40,7 @@ def test_an_unmeasured_folder_is_named(tmp_path):
 @pytest.mark.parametrize("gpus", [1, 2, 8, 12, 64, 512])
 def test_bytes_are_those_of_a_ring(gpus):
     P, share = 1000, (gpus - 1) / gpus
-    for strategy, size in {"ddp": 2 * 4, "ddp-bf16": 2 * 2, "fsdp": 2 + 2 + 4}.items():
+    for strategy, size in {"ddp": 2 * 4, "ddp-bf16": 2 * 2, "fsdp": 3 * 4}.items():
         assert exchange(strategy, P, gpus, Cluster()).sent == pytest.approx(share * size * P)
     assert (one_pass(P, gpus, Cluster()).network > 0) == (gpus > 8)
 
@@ -93,7 +93,7 @@ def test_one_gpu_exchanges_nothing_and_has_a_graph():
 def test_fsdp_exchanges_with_every_batch_and_splits_what_it_holds():
     both = [predict("huge", 8, COST, PLENTY, batch=64, strategy=name) for name in ("ddp", "fsdp")]
     assert both[0].exchanges == 1 and both[1].exchanges == both[1].accumulate == 8
-    assert both[1].sent == pytest.approx(8 * both[0].sent) and both[1].memory < both[0].memory / 2
+    assert both[1].sent == pytest.approx(8 * 1.5 * both[0].sent) and both[1].memory < both[0].memory / 2
     little = replace(Cluster(), gpu=Gpu(1, 1, 12e9))
     with pytest.raises(ValueError, match=r"huge needs 1\d GB on each of 8 before one image; try fsdp"):
         predict("huge", 8, COST, PLENTY, batch=1, cluster=little)

@@ -1,9 +1,6 @@
 """The training loop: it learns, skips bad steps, and writes what the official one does."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -81,7 +78,7 @@ def test_an_epoch_without_a_finite_loss_has_no_mean(photos, tmp_path, monkeypatc
 
 
 def test_fp16_trains(photos, tmp_path):
-    content = run(photos, tmp_path / "o", "--dtype=fp16")
+    content = run(photos, tmp_path / "o", "--dtype=fp16", "--blr=0.1")
     assert (
         content["scaler"]["scale"] > 0 and log(tmp_path / "o")[-1]["train_loss"] < log(tmp_path / "o")[0]["train_loss"]
     )
@@ -142,17 +139,6 @@ def test_compile_trains_to_the_same_losses(photos, whole_run, tmp_path, monkeypa
     assert "attention, compiled; compiling comes first and takes 1 to 2 minutes\n" in capsys.readouterr().out
     for ours, plain in zip(log(tmp_path / "o"), log(whole_run[0]), strict=True):
         assert ours["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-5)
-
-
-def test_two_processes_train_together(photos, tmp_path):
-    words = flags(photos, tmp_path / "o", "--accum_iter=2", "--batch_size=2")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611", "-m",
-               "mae_fast", "pretrain", *words]  # fmt: skip
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=200)
-    content = load_file(tmp_path / "o" / "checkpoint-2.pth")
-    assert len(content["mae_fast"]["rng"]) == 2
-    assert content["mae_fast"]["position"]["layout"] == [2, 2, 2, 5]
-    assert log(tmp_path / "o")[-1]["train_loss"] < log(tmp_path / "o")[0]["train_loss"]
 
 
 def test_bad_images_are_counted_or_stop_the_run(photos, tmp_path, capsys):

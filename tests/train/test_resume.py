@@ -49,7 +49,7 @@ def test_interrupted_and_resumed_is_the_same_run(photos, tmp_path, monkeypatch, 
 
 def test_killed_again_and_again_ends_the_same(photos, tmp_path):
     """kill -9 at random moments, resume each time. KILLS=20 for the long version."""
-    kills = int(os.environ.get("KILLS", 3))
+    kills = int(os.environ.get("KILLS", 2))
     epochs = 3 * kills
     more = [f"--epochs={epochs}", "--save_every=1", "--loader=auto"]
     pretrain(parse(flags(photos, tmp_path / "whole", *more)))

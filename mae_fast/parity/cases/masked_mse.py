@@ -34,7 +34,7 @@ ROWS = [
     patches(1, 3, 32, (2, 2), 0.5, "uint8", norm_pix=True),
 ]
 EDGES = [
-    patches(2, C, p, (2, 3), 0.5, x, norm_pix=C * p > 1, all_rows=p % 2 == 0)
+    patches(6, C, p, (2, 3), 0.5, x, norm_pix=C * p > 1, all_rows=p % 2 == 0)
     for C, p, x in product((1, 3, 4), (1, 2, 3, 5, 7, 11), LAYOUTS)
 ]
 SMALL = patches(3, 3, 2, (2, 3), 0.5, "float", norm_pix=True)
