@@ -151,6 +151,7 @@ def finished(out: Path, epochs: int) -> Callable[[], bool]:
 
 
 def equal(a, b) -> bool:
+    """Two checkpoints, or parts of them, hold the same numbers, bit for bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -161,6 +162,7 @@ def equal(a, b) -> bool:
 
 
 def write_images(folder: Path) -> None:
+    """Twenty small pictures with something to learn: smooth colours."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(20):

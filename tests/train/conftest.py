@@ -1,9 +1,8 @@
 """What the tests of training share: pictures, and one run from start to end."""
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from benchmarks.faults.scene import write_images
 from mae_fast.cli import show_messages
 from tests.train.runs import run
 
@@ -24,13 +23,9 @@ def a_cpu_without_bf16():
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """Twenty small pictures with something to learn: smooth colours."""
-    folder = tmp_path_factory.mktemp("photos") / "train" / "one"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(20):
-        corners = Image.fromarray(rng.integers(0, 256, (2, 2, 3), dtype=np.uint8))
-        corners.resize((48, 40), Image.Resampling.BICUBIC).save(folder / f"{i:02}.jpg")
-    return folder.parent.parent
+    folder = tmp_path_factory.mktemp("photos")
+    write_images(folder / "train" / "one")
+    return folder
 
 
 @pytest.fixture(scope="session")

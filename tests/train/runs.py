@@ -1,15 +1,16 @@
 """Small training runs, and what they leave."""
 
 import argparse
-import json
 from itertools import count
 
-import torch
-
+from benchmarks.faults.scene import equal as same
+from benchmarks.faults.scene import log
 from mae_fast.cli import pretrain as command
 from mae_fast.files.checkpoint import load_file
 from mae_fast.train import pretrain
 from mae_fast.train.step import TrainingStep
+
+__all__ = ["flags", "log", "on_update", "parse", "run", "same"]
 
 
 def flags(photos, out, *more):
@@ -40,18 +41,3 @@ def on_update(monkeypatch, act):
         return act(next(numbers), step, lambda factor=1: update(step, loss * factor, lr))
 
     monkeypatch.setattr(TrainingStep, "update", acted)
-
-
-def log(out):
-    return [json.loads(line) for line in (out / "log.txt").read_text().splitlines()]
-
-
-def same(a, b):
-    """Two checkpoints hold the same numbers, bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
