@@ -1,7 +1,8 @@
 """The headers of a tar file: what its members are, and where their bytes lie. POSIX ustar and pax, GNU long names.
 
 Nothing is ever extracted: a member's name is a name in messages and no path, so "..", "/etc" and links lead nowhere.
-What is no regular file is refused all the same, as whoever packed it meant something else than a data set.
+What is no regular file is refused all the same, as whoever packed it meant something else than a data set. Not Python's
+tarfile: it ends in silence at a header that is damaged or cut, and reads whatever size a header claims.
 """
 
 import os
