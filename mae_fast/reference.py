@@ -98,9 +98,13 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     return nn.functional.gelu(x + bias).to(x.dtype)
 
 
-def add_layer_norm(x: Tensor, y, y_bias, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype):
-    """-> s = x + y + y_bias (x itself without y), and its LayerNorm over the last dimension, cast to dtype."""
-    s = x if y is None else (x + (y if y_bias is None else y + y_bias)).to(torch.promote_types(x.dtype, y.dtype))
+def add_layer_norm(x: Tensor, y, y_bias, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype, scale=None):
+    """-> s = x + scale (y + y_bias), x itself without y, and its LayerNorm over the last dimension, cast to dtype."""
+    s = x
+    if y is not None:
+        branch = y if y_bias is None else y + y_bias
+        branch = branch if scale is None else branch * scale.view(-1, *[1] * (x.dim() - 1))
+        s = (x + branch).to(torch.promote_types(x.dtype, y.dtype))
     return s, nn.functional.layer_norm(s.to(weight.dtype), weight.shape, weight, bias, eps).to(dtype)
 
 
