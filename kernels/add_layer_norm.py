@@ -34,8 +34,7 @@ def _add_layer_norm_fwd_kernel(
     x, y,  # (rows, D)
     y_bias, weight, bias,  # (D,)
     scale,  # (B,), float32
-    s, out,  # (rows, D)
-    mean, rstd,  # (rows,), float32
+    s, out, mean, rstd,  # (rows, D) twice, (rows,) in float32 twice
     rows, rows_each, eps,
     D: tl.constexpr, HAS_Y: tl.constexpr, HAS_Y_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -68,8 +67,7 @@ def _add_layer_norm_fwd_kernel(
 def _add_layer_norm_bwd_kernel(
     grad_s, grad_out, s,  # (rows, D)
     weight,  # (D,)
-    mean, rstd,  # (rows,), float32
-    scale,  # (B,), float32
+    mean, rstd, scale,  # (rows,) twice, (B,), float32
     grad_x, grad_y,  # (rows, D)
     sums,  # (3 or 2, programs, D), float32: of weight, bias, y_bias
     rows, rows_each,
@@ -117,11 +115,6 @@ def _tile(D, table):
     return table[nearest] | {"BLOCK_D": block, "ROWS": rows}
 
 
-def _scale_of(scale, rows, stand_in):
-    """-> scale, the rows that one of its numbers is for, whether there is one."""
-    return (stand_in, rows, False) if scale is None else (scale.contiguous(), rows // len(scale), True)
-
-
 def add_layer_norm(x, y, y_bias, weight, bias, eps, dtype, scale=None):
     """x: (B, ..., D), 16 or 32 bits; y: as x, or None; y_bias: (D,) or None; weight, bias: (D,); scale: (B,) or None.
 
@@ -135,10 +128,10 @@ def add_layer_norm(x, y, y_bias, weight, bias, eps, dtype, scale=None):
     rstd = torch.empty_like(mean)
     if x.numel():
         tile, y, weight = _tile(D, FORWARD), y.contiguous() if has_y else x, weight.contiguous()
-        scale, rows_each, has_scale = _scale_of(scale, rows, mean)
+        factors, rows_each = (mean, 1) if scale is None else (scale.contiguous(), rows // len(scale))
         _add_layer_norm_fwd_kernel[(triton.cdiv(rows, tile["ROWS"]),)](
             x, y, y_bias.contiguous() if has_bias else weight, weight, bias.contiguous(),
-            scale, s, out, mean, rstd, rows, rows_each, eps, D, has_y, has_bias, has_scale, **tile,
+            factors, s, out, mean, rstd, rows, rows_each, eps, D, has_y, has_bias, scale is not None, **tile,
         )  # fmt: skip
     return s, out, mean, rstd
 
@@ -159,9 +152,9 @@ def add_layer_norm_backward(grad_sum, grad_out, sum, weight, mean, rstd, need_y,
     programs = min(multiprocessors * tile.pop("PROGRAMS"), triton.cdiv(rows, tile["ROWS"]))
     sums = torch.empty((kinds, programs, D), dtype=torch.float32, device=s.device)
     grad_s = grad_sum.contiguous() if has_s else grad_out
-    scale, rows_each, has_scale = _scale_of(scale, rows, mean)
+    factors, rows_each = (mean, 1) if scale is None else (scale.contiguous(), rows // len(scale))
     _add_layer_norm_bwd_kernel[(programs,)](
-        grad_s, grad_out, s, weight.contiguous(), mean, rstd, scale, grad_x, grad_y, sums,
-        rows, rows_each, D, has_s, need_y, need_y_bias, has_scale, **tile,
+        grad_s, grad_out, s, weight.contiguous(), mean, rstd, factors, grad_x, grad_y, sums,
+        rows, rows_each, D, has_s, need_y, need_y_bias, scale is not None, **tile,
     )  # fmt: skip
     return grad_x, grad_y, sums.sum(1)
