@@ -40,9 +40,7 @@ def reconstruct(
     mean, std = (torch.tensor(v, device=imgs.device).view(1, -1, 1, 1) for v in (model.mean, model.std))
     original = imgs.permute(0, 3, 1, 2) / 255
     target = model.patchify((original - mean) / std)
-    if model.norm_pix_loss:
-        pred = pred * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)
-    predicted = (model.unpatchify(pred.float()) * std + mean).clamp(0, 1)
+    predicted = (model.unpatchify(model.to_pixels(pred, target)) * std + mean).clamp(0, 1)
     removed = model.unpatchify(mask.unsqueeze(-1).expand_as(pred))
     pictures = (
         original,

@@ -1,4 +1,4 @@
-"""The Masked Autoencoder of He et al. 2022 (arXiv 2111.06377), section 3, with the official names and state-dict keys."""
+"""The Masked Autoencoder of He et al. 2022 (arXiv 2111.06377), section 3, with the official names and keys."""
 
 from collections import OrderedDict
 from functools import partial
@@ -20,6 +20,20 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> Tensor:
             angles = x * frequency, y * frequency
             rows.append(np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)]))
     return torch.from_numpy(np.stack(rows)).float().unsqueeze(0)
+
+
+def pixel_error(loss, pred, target, mean, std):
+    """The error of each number of predicted patches (B, L, P); target: normalised pixels."""
+    if loss == "bce":  # pred are logits of pixels in 0..1
+        mean, std = (torch.tensor(v).repeat(pred.shape[-1] // len(v)).to(target) for v in (mean, std))
+        target = (target * std + mean).clamp(0, 1)
+    names = {
+        "mse": "mse_loss",
+        "l1": "l1_loss",
+        "smooth_l1": "smooth_l1_loss",
+        "bce": "binary_cross_entropy_with_logits",
+    }
+    return getattr(nn.functional, names[loss])(pred.to(target.dtype), target, reduction="none")
 
 
 class Attention(nn.Module):
@@ -52,13 +66,14 @@ class MaskedAutoencoderViT(nn.Module):
     def __init__(self, img_size=224, patch_size=16, in_chans=3, embed_dim=1024, depth=24, num_heads=16,
                  decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16, mlp_ratio=4.0,
                  norm_layer=partial(nn.LayerNorm, eps=1e-6), norm_pix_loss=False, *, decoder_mlp_ratio=None,
-                 mean=None, std=None):  # fmt: skip
+                 mean=None, std=None, loss="mse"):  # fmt: skip
         super().__init__()
         mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
         std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.grid = grid = height // patch_size, width // patch_size
         self.patch_size, self.mean, self.std, self.norm_pix_loss = patch_size, mean, std, norm_pix_loss
+        self.loss = loss
         hidden, decoder_hidden = int(embed_dim * mlp_ratio), int(decoder_embed_dim * (decoder_mlp_ratio or mlp_ratio))
 
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)})
@@ -113,7 +128,7 @@ class MaskedAutoencoderViT(nn.Module):
         target = self.patchify(normalize(imgs, self.mean, self.std))
         if self.norm_pix_loss:
             target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-        return (((pred - target) ** 2).mean(-1) * mask).sum() / mask.sum()
+        return (pixel_error(self.loss, pred, target, self.mean, self.std).mean(-1) * mask).sum() / mask.sum()
 
     def forward(self, imgs, mask_ratio=0.75, noise=None):
         latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise)

@@ -75,6 +75,14 @@ def masked_mse(pred: Tensor, imgs: Tensor, ids_BK: Tensor, patch_size: int, mean
     return (masked_residual(pred, imgs, ids_BK, patch_size, mean, std, norm_pix) ** 2).mean()
 
 
+def masked_smooth_l1(
+    pred: Tensor, imgs: Tensor, ids_BK: Tensor, patch_size: int, mean, std, norm_pix: bool, beta: float
+) -> Tensor:
+    """Mean of r^2 / (2 beta) where |r| < beta, else of |r| - beta / 2; r of `masked_residual`. beta 0: of |r|."""
+    residual = masked_residual(pred, imgs, ids_BK, patch_size, mean, std, norm_pix)
+    return nn.functional.smooth_l1_loss(residual, torch.zeros_like(residual), beta=beta)
+
+
 def attention(qkv: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(Dh)) v for packed qkv (B, N, 3, H, Dh) -> (B, N, H*Dh)."""
     if bias is not None:  # 3*H*Dh numbers that qkv holds already: here they get their gradient

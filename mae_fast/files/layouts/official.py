@@ -73,6 +73,7 @@ def describe(model) -> dict:
         "decoder_mlp_ratio": mlp_ratio(decoder.mlp.fc1.out_features, decoder_embed_dim),
         "norm_eps": model.norm.eps,
         "norm_pix_loss": model.norm_pix_loss,
+        "loss": model.loss,
         "mean": model.mean,
         "std": model.std,
     }
