@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from mae_fast.config import DTYPES, PRESETS, STREAMS
+from mae_fast.config import DTYPES, LOSSES, MASKS, PRESETS, STREAMS
 from mae_fast.setting import Checked, Setting, official, ours, settings_of
 
 
@@ -108,11 +108,18 @@ class Pretrain(Checked):
     init_from: str = ours(str, "", "weights to start from: official .pth, Hugging Face directory or ours")
     auto_resume: bool = ours(bool, False, "go on from the newest checkpoint in output_dir, if any")
     save_every: int = ours(int, 20, "epochs between checkpoints", at_least=1)
+    loss: str = ours(str, "mse", "error of predicted pixels; bce: of logits, without norm_pix_loss", choices=LOSSES)
+    mask: str = ours(
+        str, "random", f"{', '.join(MASKS)}, or a file of a number a patch, the highest removed first (.npy, picture)"
+    )
+    masks_per_image: int = ours(int, 1, "masks drawn of each decoded image, all in one step", at_least=1)
 
     def __post_init__(self):
         super().__post_init__()
         if self.resume and self.init_from:
             raise ValueError("resume and init_from: give one; resume goes on with a run, init_from starts a new one")
+        if self.loss == "bce" and self.norm_pix_loss:
+            raise ValueError("loss: bce predicts pixels in 0..1, and norm_pix_loss makes others; give one of the two")
 
     @classmethod
     def of(cls, **settings) -> Self:

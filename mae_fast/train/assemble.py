@@ -1,39 +1,46 @@
 """A recipe -> a run: device, data, model, optimizer, and where an earlier run stopped. All before the first step."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from mae_fast.config import DTYPES, PRESETS, STREAMS
+from mae_fast.config import DTYPES, MASKS, PRESETS, STREAMS
 from mae_fast.data import make_loader, open_source
 from mae_fast.data.loader import available_cpus
 from mae_fast.files.checkpoint import load_weights, read_state
 from mae_fast.files.lock import FolderLock
+from mae_fast.files.mask import load_mask
 from mae_fast.model import MaskedAutoencoderViT
-from mae_fast.model.masking import SampleNoise, uniform
+from mae_fast.model.masking import SampleNoise, fixed, uniform
 from mae_fast.recipe import Pretrain
 from mae_fast.train import distributed, parallel
 from mae_fast.train.announce import begin_report
 from mae_fast.train.batch_size import choose_batch_size
 from mae_fast.train.heap import keep_freed_memory
 from mae_fast.train.interrupt import StopSignal
-from mae_fast.train.loss import MAELoss
+from mae_fast.train.losses import MAELoss
 from mae_fast.train.machine import available_device, products_in
 from mae_fast.train.newest import checkpoint_of, how_to_go_on
 from mae_fast.train.optim import make_optimizer
 from mae_fast.train.run import Resolved, Run
-from mae_fast.train.run_state import Layout, Position, batch_size_of, load_run
+from mae_fast.train.run_state import Layout, Position, batch_size_of, load_run, load_terms
 from mae_fast.train.step import TrainingStep
 
 logger = logging.getLogger(__name__)
 
 
-def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: FolderLock | None = None) -> Run:
+def assemble(
+    recipe: Pretrain,
+    model: MaskedAutoencoderViT | None = None,
+    lock: FolderLock | None = None,
+    terms: Sequence[nn.Module] = (),
+) -> Run:
     """Make a run of a recipe. model: trained in place of a new one of the size recipe.model; lock: of output_dir, taken
-    before anything is written there."""
+    before anything is written there; terms: added to the loss (mae_fast.train.losses)."""
     if not isinstance(recipe, Pretrain):
         raise TypeError(f"recipe: expected a Pretrain, as Pretrain.of(**settings) makes; got {type(recipe).__name__}")
     data = recipe.data
@@ -68,8 +75,12 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
         raise ValueError(f"accum_iter: {recipe.accum_iter} is more than an epoch's {len(loader)} batches; lower it")
 
     schedule = recipe.schedule.at_batch(batch_size * recipe.accum_iter * world.size)
-    noise = SampleNoise(recipe.seed, device) if model.draw_noise is uniform else None
-    loss, grad_dtype = MAELoss(model, recipe.mask_ratio, noise), DTYPES[recipe.grad_dtype]
+    noise = None
+    if recipe.mask != "random" or model.draw_noise is uniform:
+        mask = recipe.mask if recipe.mask in MASKS else fixed(load_mask(recipe.mask))
+        noise = SampleNoise(recipe.seed, device, mask)
+    loss = MAELoss(model, recipe.mask_ratio, noise, masks=recipe.masks_per_image, terms=terms).to(device)
+    grad_dtype = DTYPES[recipe.grad_dtype]
     if recipe.parallel == "fsdp" and world.size > 1:
         parallel.shard(loss, device, grad_dtype)
     optimizer = make_optimizer(model, recipe.opt, schedule.lr, recipe.weight_decay)
@@ -83,6 +94,7 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
     position = Position(epoch=schedule.start_epoch, layout=layout)
     if resume:
         position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
+        load_terms(resume, loss.terms)
     resolved = Resolved(model_name, device, world, dtype, batch_size, schedule)
     run = Run(recipe, resolved, model, step, loader, position, StopSignal(), noise, last_checkpoint=resume)
     if world.is_main:
@@ -94,7 +106,9 @@ def initialised(recipe: Pretrain, model: MaskedAutoencoderViT | None) -> MaskedA
     """The given model, or a new one of the recipe's size, with the weights of init_from where that is set."""
     if model is None:
         size = PRESETS[recipe.model].kwargs()
-        model = MaskedAutoencoderViT(**size, img_size=recipe.data.input_size, norm_pix_loss=recipe.norm_pix_loss)
+        model = MaskedAutoencoderViT(
+            **size, img_size=recipe.data.input_size, norm_pix_loss=recipe.norm_pix_loss, loss=recipe.loss
+        )
     if recipe.init_from:
         load_weights(model, read_state(recipe.init_from)[0], recipe.init_from)
         model.missing_decoder_keys = ()  # a fresh decoder is there to be trained
@@ -110,7 +124,7 @@ def largest_batch(recipe: Pretrain, model: nn.Module, dtype: torch.dtype, limit:
         why = f"batch size {batch}: that of {resume}"
     else:
         moments = {"adamw": 2, "sgd": 1}[recipe.opt]
-        batch, why = choose_batch_size(model, dtype, recipe.mask_ratio, limit, moments)
+        batch, why = choose_batch_size(model, dtype, recipe.mask_ratio, limit, moments, recipe.masks_per_image)
     if distributed.rank() == 0:
         logger.info(why)
     return batch

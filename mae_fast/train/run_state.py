@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -90,14 +91,23 @@ def set_rng_state(states: list[torch.Tensor], device: torch.device) -> None:
 
 
 def save_run(
-    path: Path, model: nn.Module, optimizer, scaler, position: Position, settings: dict, device, alone: bool = False
+    path: Path,
+    model: nn.Module,
+    optimizer,
+    scaler,
+    position: Position,
+    settings: dict,
+    device,
+    alone: bool = False,
+    terms: Iterable[nn.Module] = (),
 ) -> None:
     """Write the checkpoint, atomically, from rank 0; every rank must call it (each has random state of its own).
 
     Raises SaveFailed, on every rank, where the disk does not take it; what was there before stays.
 
     settings: by the names of the flags. They become the argparse.Namespace that an official checkpoint holds. alone:
-    this rank of several writes, with no word to the others and without random states, so masks then start anew.
+    this rank of several writes, with no word to the others and without random states, so masks then start anew. terms:
+    of the loss; those that learn are saved too.
     """
     failure = ""
     rng = [] if alone else distributed.gather(rng_state(device))
@@ -111,6 +121,8 @@ def save_run(
             "args": argparse.Namespace(**settings),
             "mae_fast": {"config": layouts.describe(model), "position": asdict(position), "rng": rng},
         }
+        if learning := [term.state() for term in terms if hasattr(term, "state")]:
+            content["mae_fast"]["terms"] = learning
         try:
             save_atomic(content, path)
         except OSError as error:
@@ -150,6 +162,16 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, de
     if len(ours["rng"]) > rank:
         set_rng_state(ours["rng"][rank], device)
     return position
+
+
+def load_terms(path: Path, terms: Iterable[nn.Module]) -> None:
+    """Bring the terms of a loss that learn back to where save_run left them."""
+    learning = [term for term in terms if hasattr(term, "load")]
+    states = load_file(path).get("mae_fast", {}).get("terms", []) if learning else []
+    if len(states) != len(learning):
+        raise CheckpointError(f"{path}: holds {len(states)} terms that learn, and this run has {len(learning)}")
+    for term, state in zip(learning, states, strict=True):
+        term.load(state)
 
 
 def batch_size_of(path: Path) -> int | None:

@@ -92,7 +92,7 @@ def test_a_picture_put_together_again(norm_pix_loss):
 def test_what_does_not_fit_is_refused(bad, name):
     with pytest.raises(ValueError, match=f"^{name}: "):
         mae_fast.MaskedAutoencoderViT(**TINY, **bad)
-    with pytest.raises(ValueError, match="^beta: "):
+    with pytest.raises(ValueError, match=r"^beta: "):
         ops.masked_smooth_l1(
             torch.zeros(1, 1, 4), torch.zeros(1, 1, 4, 4), torch.zeros(1, 1).long(), 2, [], [], False, -1
         )
