@@ -29,7 +29,7 @@ def random(draw: Draw, grid: tuple[int, int]) -> Tensor:
 def block(draw: Draw, grid: tuple[int, int]) -> Tensor:
     """Rectangles are removed, one after another, until the share is reached (BEiT, Bao et al. 2021).
 
-    Of the last one as many patches as are wanted; the removed are those of the earliest blocks that cover them.
+    Of the last one as many patches as are wanted. Unlike BEiT's they may hang over the edge: every patch is as likely.
     """
     L = grid[0] * grid[1]
     numbers = draw(L + 4 * BLOCKS)
@@ -39,7 +39,7 @@ def block(draw: Draw, grid: tuple[int, int]) -> Tensor:
     covered = []
     for side, length, at in ((0, (area * aspect).sqrt(), top), (1, (area / aspect).sqrt(), left)):
         length = length.round().clamp(1, grid[side])
-        first = (at * (grid[side] - length + 1)).floor()
+        first = (at * (grid[side] + length - 1)).floor() - (length - 1)
         cells = torch.arange(grid[side], device=numbers.device)
         covered.append((cells >= first[..., None]) & (cells < (first + length)[..., None]))  # (batch, BLOCKS, side)
     inside = covered[0][:, :, :, None] & covered[1][:, :, None, :]  # (batch, BLOCKS, rows, columns)

@@ -25,9 +25,9 @@ from mae_fast.train.interrupt import StopSignal
 from mae_fast.train.losses import MAELoss
 from mae_fast.train.machine import available_device, products_in
 from mae_fast.train.newest import checkpoint_of, how_to_go_on
-from mae_fast.train.optim import make_optimizer
+from mae_fast.train.optim import make_optimizer, own_optimizers
 from mae_fast.train.run import Resolved, Run
-from mae_fast.train.run_state import Layout, Position, batch_size_of, load_run, load_terms
+from mae_fast.train.run_state import Layout, Position, batch_size_of, load_run
 from mae_fast.train.step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,8 @@ def assemble(
     loss = MAELoss(model, recipe.mask_ratio, noise, masks=recipe.masks_per_image, terms=terms).to(device)
     grad_dtype = DTYPES[recipe.grad_dtype]
     if recipe.parallel == "fsdp" and world.size > 1:
+        if own_optimizers(loss):
+            raise ValueError("parallel: a loss with an optimizer of its own is not shared out; use ddp")
         parallel.shard(loss, device, grad_dtype)
     optimizer = make_optimizer(model, recipe.opt, schedule.lr, recipe.weight_decay)
     step = TrainingStep(
@@ -93,8 +95,7 @@ def assemble(
     layout = Layout(batch_size, world.size, recipe.accum_iter, len(source))
     position = Position(epoch=schedule.start_epoch, layout=layout)
     if resume:
-        position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
-        load_terms(resume, loss.terms)
+        position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank, terms)
     resolved = Resolved(model_name, device, world, dtype, batch_size, schedule)
     run = Run(recipe, resolved, model, step, loader, position, StopSignal(), noise, last_checkpoint=resume)
     if world.is_main:

@@ -133,8 +133,20 @@ def save_run(
         raise SaveFailed(f"output_dir: {path} could not be written ({failure})")
 
 
-def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, device, rank: int) -> Position:
-    """Bring model, optimizer, scaler and random state back to where save_run, or the official script, left them."""
+def load_run(
+    path: Path,
+    model: nn.Module,
+    optimizer,
+    scaler,
+    layout: Layout,
+    device,
+    rank: int,
+    terms: Iterable[nn.Module] = (),
+) -> Position:
+    """Bring model, optimizer, scaler and random state back to where save_run, or the official script, left them.
+
+    terms: of the loss; those that learn are brought back too.
+    """
     content = load_file(path)
     if not {"model", "optimizer", "epoch"} <= content.keys():
         raise CheckpointError(
@@ -151,6 +163,7 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, de
     if scaler.is_enabled() and content.get("scaler"):
         scaler.load_state_dict(content["scaler"])
     ours = content.get("mae_fast", {})
+    _load_terms(path, terms, ours.get("terms", []))
     if "position" not in ours:
         return Position(epoch=content["epoch"] + 1, layout=layout)
     position = Position(**ours["position"])
@@ -164,10 +177,8 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, de
     return position
 
 
-def load_terms(path: Path, terms: Iterable[nn.Module]) -> None:
-    """Bring the terms of a loss that learn back to where save_run left them."""
+def _load_terms(path: Path, terms: Iterable[nn.Module], states: list[dict]) -> None:
     learning = [term for term in terms if hasattr(term, "load")]
-    states = load_file(path).get("mae_fast", {}).get("terms", []) if learning else []
     if len(states) != len(learning):
         raise CheckpointError(f"{path}: holds {len(states)} terms that learn, and this run has {len(learning)}")
     for term, state in zip(learning, states, strict=True):

@@ -56,11 +56,11 @@ class TrainingStep:
     nothing, which is decided on the device. A part of the loss that has an optimizer of its own, as Adversarial has, is
     stepped by that, unclipped, at its own lr, and no CUDA graph is made.
 
-    compile, cuda_graphs: True: must, else an error; False: no; None: where it works and pays, and where it turns out
-    not to work a warning says why and training goes on without. compile pays on CUDA, and on a CPU if `images`, the
-    images that this process will train on, make it a run of hours; a graph pays where the step is compiled, on CUDA, on
-    one process. A loss that parallel.shard has shared out is not compiled. A graph reads weights, moments and `lr`
-    where they were when it was captured: parameters stay; loading a state into the optimizer makes it capture again.
+    compile, cuda_graphs: True: must, else an error; False: no; None: where it pays, and where it turns out not to work
+    a warning says why. compile pays on CUDA, and on a CPU if `images`, the images that this process will train on, make
+    it a run of hours; a graph pays where the step is compiled, on CUDA, on one process. A loss that parallel.shard has
+    shared out is not compiled. A graph reads weights, moments and `lr` where they were when it was captured: parameters
+    stay; loading a state into the optimizer makes it capture again.
     """
 
     def __init__(
@@ -82,13 +82,11 @@ class TrainingStep:
         theirs = {p for other in self.others for p in parameters_of(other)}
         self.parameters = [p for p in self.module.parameters() if p.requires_grad and p not in theirs]
         self.device = self.parameters[0].device
-        alone_on_cuda = self.device.type == "cuda" and distributed.size() == 1
-        if cuda_graphs and not alone_on_cuda:
+        graphs_work = self.device.type == "cuda" and distributed.size() == 1 and not self.others
+        if cuda_graphs and not graphs_work:
             raise ValueError(
-                f"cuda_graphs: needs a CUDA device and one process; got {self.device} and {distributed.size()}"
+                f"cuda_graphs: needs CUDA, one process, one optimizer; got {self.device}, {distributed.size()}"
             )
-        if cuda_graphs and self.others:
-            raise ValueError("cuda_graphs: a loss with an optimizer of its own is not captured")
         if accumulate < 1:
             raise ValueError(f"accumulate: expected at least 1 batch, got {accumulate}")
         check_update(clip_grad, optimizer, *self.others)
@@ -97,8 +95,6 @@ class TrainingStep:
         self.grad_dtype = grad_dtype
         self._must_compile, self._must_capture = bool(compile), bool(cuda_graphs)
         sharded = parallel.is_sharded(self.module)
-        if sharded and self.others:
-            raise ValueError("parallel: a loss with an optimizer of its own is not shared out; use ddp")
         if sharded and compile:
             raise ValueError("compile: a loss shared out over processes is not compiled; use parallel ddp")
         pays = not sharded and (self.device.type == "cuda" or compiling.pays_on_cpu(self.module, images))
@@ -106,7 +102,7 @@ class TrainingStep:
         compiled = torch.compile(self.module, fullgraph=True, dynamic=False) if self.compiled else self.module
         self.loss = parallel.wrap(compiled, self.device, grad_dtype)
         self.graphs: StepGraphs | None = None
-        if cuda_graphs or (cuda_graphs is None and self.compiled and alone_on_cuda and not self.others):
+        if cuda_graphs or (cuda_graphs is None and self.compiled and graphs_work):
             self.graphs = StepGraphs(weakref.proxy(self), CudaCapture(self.device))
         self.taken = torch.zeros((), dtype=torch.int64, device=self.device)  # updates that changed the weights
         self._tried = False  # the compiled passes have run
