@@ -11,6 +11,7 @@ from mae_fast.cli.arguments import name_flag
 COMMANDS = {
     "pretrain": "train a Masked Autoencoder on a folder of images",
     "reconstruct": "draw what a checkpoint makes of masked images",
+    "attention": "draw where the encoder of a checkpoint looks",
     "convert": "write a checkpoint in the layout of another codebase",
     "data": "check a folder of images, pack it into shards, or make one of sample photographs",
     "parity": "hold every op and a whole model to float64, here",

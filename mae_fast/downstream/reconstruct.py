@@ -53,14 +53,20 @@ def reconstruct(
     return Reconstruction(*(picture.permute(0, 2, 3, 1).cpu() for picture in pictures), loss=loss.item())
 
 
-def load_images(path: str | Path, size: tuple[int, int], channels: int, limit: int) -> tuple[list[str], Tensor]:
-    """The first `limit` pictures of a folder, or one file, cut to (height, width): names and uint8 (B, H, W, C)."""
+def list_images(path: str | Path) -> list[Path]:
+    """The pictures of a folder and those below it, sorted, or one file. ValueError where there is none."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"images: no pictures in {path} (looked for {', '.join(EXTENSIONS)})")
+    return files
+
+
+def load_images(path: str | Path, size: tuple[int, int], channels: int, limit: int) -> tuple[list[str], Tensor]:
+    """The first `limit` pictures of a folder, or one file, cut to (height, width): names and uint8 (B, H, W, C)."""
+    files = list_images(path)
     if channels not in (1, 3):
         raise ValueError(f"model: one of {channels} channels cannot be shown as pictures")
     arrays = []
