@@ -11,6 +11,8 @@ from mae_fast.cli.arguments import name_flag
 COMMANDS = {
     "pretrain": "train a Masked Autoencoder on a folder of images",
     "reconstruct": "draw what a checkpoint makes of masked images",
+    "knn": "judge an encoder by nearest neighbours or logistic regression of its features",
+    "features": "write the features of every picture of a data set",
     "attention": "draw where the encoder of a checkpoint looks",
     "convert": "write a checkpoint in the layout of another codebase",
     "data": "check a folder of images, pack it into shards, or make one of sample photographs",

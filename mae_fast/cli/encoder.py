@@ -19,12 +19,12 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=positive, default=64, help="pictures at a time; default 64")
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, pools: tuple[str, ...] = ("cls", "mean")) -> None:
     add = parser.add_argument
     add("--data_path", required=True, help="class folders, a flat folder, tar shards, a cache or CIFAR files")
     add("--num_workers", type=int, help="loader threads (DALI) or processes (Pillow); default the CPUs, at most 10")
     add("--loader", default="auto", choices=("auto", "dali", "pillow"))
-    add("--pool", default="cls", choices=("cls", "mean"), help="the class token, or the mean of the patches")
+    add("--pool", default="cls", choices=pools, help="the class token (default), the patches, or the mean of these")
     add("--layer", type=int, help="after so many blocks, without a norm; default all blocks and the norm")
 
 

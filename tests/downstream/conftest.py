@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import mae_fast
+from benchmarks.harness.digits import write_digits
 from mae_fast.files import layouts
 from mae_fast.files.atomic import save_atomic
 
@@ -22,3 +23,20 @@ def checkpoint(model, tmp_path):
     path = tmp_path / "model.pth"
     save_atomic({"model": model.state_dict(), "mae_fast": {"config": layouts.describe(model)}}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """scikit-learn's digits, 30 training and 10 validation pictures a class, as PNG files of 32 pixels."""
+    folder = tmp_path_factory.mktemp("digits")
+    write_digits(folder, train=30, val=10)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny products only lose by being shared out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

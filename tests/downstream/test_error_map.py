@@ -15,15 +15,6 @@ from mae_fast.files.atomic import save_atomic
 from mae_fast.files.checkpoint import load_file
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny products only lose by being shared out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize(("patches", "ratio", "masks"), [(16, 0.75, 4), (10, 0.7, 4), (16, 0.5, 2), (10, 0.2, 5)])
 def test_every_patch_is_hidden_and_the_masks_share_them_out(patches, ratio, masks):
     kept = int(patches * (1 - ratio))
