@@ -108,6 +108,8 @@ class Pretrain(Checked):
     init_from: str = ours(str, "", "weights to start from: official .pth, Hugging Face directory or ours")
     auto_resume: bool = ours(bool, False, "go on from the newest checkpoint in output_dir, if any")
     save_every: int = ours(int, 20, "epochs between checkpoints", at_least=1)
+    probe_every: int = ours(int, 0, "epochs between kNN accuracies of the features, in the log; 0: none", at_least=0)
+    probe_path: str = ours(str, "", "labelled pictures for them, train/ and val/; default data_path")
 
     def __post_init__(self):
         super().__post_init__()

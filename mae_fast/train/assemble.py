@@ -24,6 +24,7 @@ from mae_fast.train.loss import MAELoss
 from mae_fast.train.machine import available_device, products_in
 from mae_fast.train.newest import checkpoint_of, how_to_go_on
 from mae_fast.train.optim import make_optimizer
+from mae_fast.train.probe import OnlineProbe
 from mae_fast.train.run import Resolved, Run
 from mae_fast.train.run_state import Layout, Position, batch_size_of, load_run
 from mae_fast.train.step import TrainingStep
@@ -51,6 +52,7 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
     torch.manual_seed(recipe.seed + world.rank)
 
     source = open_source(data.data_path)
+    callbacks = [OnlineProbe(recipe)] if recipe.probe_every else []
     model_name = recipe.model if model is None else type(model).__name__
     model = initialised(recipe, model).to(device)
 
@@ -84,7 +86,10 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
     if resume:
         position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
     resolved = Resolved(model_name, device, world, dtype, batch_size, schedule)
-    run = Run(recipe, resolved, model, step, loader, position, StopSignal(), noise, last_checkpoint=resume)
+    run = Run(
+        recipe, resolved, model, step, loader, position, StopSignal(), noise, callbacks=callbacks,
+        last_checkpoint=resume,
+    )  # fmt: skip
     if world.is_main:
         begin_report(run)
     return run

@@ -45,7 +45,7 @@ class Encoder(nn.Module):
         return tokens[:, 1:].float() if self.pool == "patches" else tokens[:, 1:].mean(1, dtype=torch.float32)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_batch(encoder: nn.Module, imgs: Tensor, dtype: torch.dtype) -> Tensor:
     """What an Encoder makes of a batch, with matrix products in dtype: float32 features on the encoder's device."""
     device = next(encoder.parameters()).device

@@ -82,6 +82,7 @@ def prepare(run: Run) -> None:
 
 def train_one_epoch(run: Run) -> None:
     position, accum = run.position, run.recipe.accum_iter
+    run.epoch_began = time.perf_counter()
     batches = islice(run.loader.epoch(position.epoch, position.batch), run.batches - position.batch)
     for imgs, labels in batches:
         at = position.epoch + position.batch / run.batches
