@@ -8,11 +8,8 @@ from mae_fast.cli.encoder import add_checkpoint, open_model
 from mae_fast.downstream.attention import attention_maps, draw_maps
 from mae_fast.downstream.reconstruct import load_images
 
-EXAMPLE = "example: mae-fast attention --checkpoint output_dir/checkpoint-799.pth --images IMAGES/val --out maps.png"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EXAMPLE
     add = parser.add_argument
     add_checkpoint(parser)
     add("--images", required=True, help="a folder of pictures, or one")

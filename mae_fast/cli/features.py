@@ -9,11 +9,8 @@ from mae_fast.data import open_source
 from mae_fast.downstream.features import check_format, extract, names_of, write_features
 from mae_fast.train.encoding import POOLS
 
-EXAMPLE = "example: mae-fast features --checkpoint output_dir/checkpoint-799.pth --data_path IMAGES --out features.npz"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EXAMPLE
     add_checkpoint(parser)
     add_data(parser, POOLS)
     parser.add_argument("--split", default="train", choices=("train", "val"), help="the folder of that name, if any")

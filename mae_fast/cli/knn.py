@@ -1,4 +1,7 @@
-"""`mae-fast knn`: how well the features of an encoder tell classes apart, with the encoder as it is."""
+"""`mae-fast knn`: how well the features of an encoder tell classes apart, with the encoder as it is.
+
+The pictures of train/ are learned from, those of val/ are judged.
+"""
 
 import argparse
 
@@ -12,13 +15,8 @@ from mae_fast.downstream.features import extract
 from mae_fast.downstream.frozen import DRAWS, few_shot, logistic_regression, nearest_neighbours, split_of
 from mae_fast.train.knn import accuracy
 
-EXAMPLE = """example:
-  mae-fast knn --checkpoint output_dir/checkpoint-799.pth --data_path IMAGES --logistic --shots 1,5,10
-IMAGES holds train/ and val/; features of train are learned from, those of val are judged."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog, parser.formatter_class = EXAMPLE, argparse.RawDescriptionHelpFormatter
     add_checkpoint(parser)
     add_data(parser)
     add = parser.add_argument

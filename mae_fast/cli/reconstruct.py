@@ -12,13 +12,8 @@ from mae_fast.downstream.anomaly import auroc, labels_of, pixel_auroc, read_mask
 from mae_fast.downstream.error_map import draw_error_maps, error_map
 from mae_fast.downstream.reconstruct import draw, list_images, load_images, reconstruct
 
-EXAMPLE = """examples:
-  mae-fast reconstruct --checkpoint output_dir/checkpoint-799.pth --images IMAGES/val --out reconstructions.png
-  mae-fast reconstruct --checkpoint output_dir/checkpoint-799.pth --images PARTS/test --out errors.png --error_map"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog, parser.formatter_class = EXAMPLE, argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add_checkpoint(parser)
     add("--images", required=True, help="a folder of pictures, or one")
