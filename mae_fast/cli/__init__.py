@@ -10,6 +10,8 @@ from mae_fast.cli.arguments import name_flag
 # The module of that name has add_arguments(parser), which sets run(args) -> exit code or None.
 COMMANDS = {
     "pretrain": "train a Masked Autoencoder on a folder of images",
+    "finetune": "train a classifier on a pretrained encoder, all weights of it",
+    "linprobe": "train one linear layer on the features of a pretrained encoder",
     "reconstruct": "draw what a checkpoint makes of masked images",
     "knn": "judge an encoder by nearest neighbours or logistic regression of its features",
     "features": "write the features of every picture of a data set",

@@ -4,9 +4,12 @@ import argparse
 import os
 from pathlib import Path
 
-from mae_fast.recipe import SETTINGS
+from mae_fast.recipe import Finetune, Linprobe, Pretrain
 
 POSITIONAL = ("source", "out", "path", "folder", "logs")  # arguments that are no flags, but --out of reconstruct
+
+
+RECIPES = {"pretrain": Pretrain, "finetune": Finetune, "linprobe": Linprobe}
 
 
 def positive(text: str) -> int:
@@ -31,7 +34,7 @@ def name_flag(error: Exception, args: argparse.Namespace) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}"
-    subject, flags = text.split(":")[0], SETTINGS if args.command == "pretrain" else vars(args)
+    subject, flags = text.split(":")[0], RECIPES[args.command].settings() if args.command in RECIPES else vars(args)
     if subject in flags and subject not in POSITIONAL:
         return f"--{text}"
     name = _given_by(text.split(": ")[0], args)

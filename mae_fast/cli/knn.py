@@ -10,9 +10,9 @@ from tqdm import tqdm
 from mae_fast.cli.arguments import numbers
 from mae_fast.cli.encoder import add_checkpoint, add_data, open_model
 from mae_fast.data import open_source
-from mae_fast.downstream.confusion import confusion_matrix, draw_confusion
 from mae_fast.downstream.features import extract
 from mae_fast.downstream.frozen import DRAWS, few_shot, logistic_regression, nearest_neighbours, split_of
+from mae_fast.train.confusion import confusion_matrix, draw_confusion
 from mae_fast.train.knn import accuracy
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_fast.data.augment import STRENGTHS
+from mae_fast.data.augment import STRENGTHS, Augment
 from mae_fast.data.pillow_engine import PillowEngine
 from mae_fast.data.plan import Planner
 from mae_fast.data.sampler import Sampler
@@ -81,7 +81,7 @@ def make_loader(
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
-    augment: str = "light",
+    augment: str | Augment = "light",
     num_workers: int | None = None,
     device: str | torch.device = "cpu",
     backend: str = "auto",
@@ -91,13 +91,17 @@ def make_loader(
 ) -> Loader:
     """A loader of augmented batches of `source`, this rank's share of it.
 
-    image_size: pixels, one number or (height, width); augment: light, medium or strong; num_workers: DALI threads or
+    image_size: pixels, one number or (height, width); augment: light, medium or strong, or
+    their like; num_workers: DALI threads or
     Pillow processes, None = the CPUs this process may use, at most 10; backend: auto = DALI where it is installed;
     on_bad_image: skip (the next good picture takes its place), stop (BadImageError) or convert (CMYK, palette and
     16-bit files are converted, the unreadable are skipped); timeout: seconds that a batch may take; dali: its
     mae_fast.data.dali_pipeline.Settings, None as shipped. Raises ValueError, or ImportError for a missing DALI.
     """
-    check_words(augment=(augment, tuple(STRENGTHS)), backend=(backend, BACKENDS), on_bad_image=(on_bad_image, ON_BAD))
+    if not isinstance(augment, Augment):
+        check_words(augment=(augment, tuple(STRENGTHS)))
+        augment = STRENGTHS[augment]
+    check_words(backend=(backend, BACKENDS), on_bad_image=(on_bad_image, ON_BAD))
     check_rank(rank, world_size)
     if batch_size < 1 or len(source) < batch_size * world_size:
         raise ValueError(
@@ -108,7 +112,7 @@ def make_loader(
     device = torch.device(device)
     workers = min(10, available_cpus()) if num_workers is None else num_workers
     sampler = Sampler(len(source), batch_size, seed, rank, world_size)
-    planner = Planner(source, sampler, STRENGTHS[augment], convert=on_bad_image == "convert")
+    planner = Planner(source, sampler, augment, convert=on_bad_image == "convert")
     engine = engine_named(backend)
     more = (dali,) if engine.name == "dali" else ()
     return Loader(engine(planner, size, workers, device, *more), on_bad_image == "stop", timeout)

@@ -14,10 +14,14 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from mae_fast.data.augment import apply_colour
 from mae_fast.data.plan import Plan, Planner
 from mae_fast.data.sources.image_file import BadImageError
+from mae_fast.data.timm_parts import rand_augment
 
 
-def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> np.ndarray | None:
-    """uint8 (B, H, W, 3); None where a picture of the plan proves bad, which the planner then knows."""
+def render(plan: Plan, planner: Planner, size: tuple[int, int], policy=None) -> np.ndarray | None:
+    """uint8 (B, H, W, 3); None where a picture of the plan proves bad, which the planner then knows.
+
+    policy: the RandAugment of the planner's augmentation.
+    """
     images = np.empty((len(plan.indices), *size, 3), np.uint8)
     for slot, index in enumerate(plan.indices):
         image = planner.decode(int(index))
@@ -29,6 +33,8 @@ def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> np.ndarray | 
         height, width, top, left = (*size, 0, 0) if plan.fit is None else plan.fit[slot].tolist()
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + size[1], top + size[0]))
+        if policy is not None:  # before the flip: it draws its signs evenly, so left and right are alike
+            image = policy(image, int(plan.seeds[slot]))
         if plan.flip[slot]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.asarray(image)
@@ -41,13 +47,14 @@ class _Batches(Dataset):
 
     def __init__(self, planner: Planner, size: tuple[int, int]):
         self.planner, self.size = planner, size
+        self.policy = rand_augment(planner.augment, size)
 
     def __getitem__(self, key: tuple[int, int]):
         try:
             images = None
             while images is None:  # once more for every picture that only its pixels gave away
                 plan = self.planner.plan(*key)
-                images = render(plan, self.planner, self.size)
+                images = render(plan, self.planner, self.size, self.policy)
         except BadImageError as error:
             return error  # raised by the main process, without the worker's traceback around the message
         pixels = torch.from_numpy(images)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mae_fast.data.augment import DRAWS, Augment, colours, crop_windows, flips
+from mae_fast.data.augment import DRAWS, Augment, colours, crop_windows, flips, seeds
 from mae_fast.data.sampler import Sampler
 from mae_fast.data.sources import Source
 from mae_fast.data.sources.image_file import UNUSUAL, BadImageError, Header, decode_rgb, explain, header_of
@@ -22,7 +22,7 @@ class Plan:
     """indices: int64 (B,) into the source; windows: int32 (B, 4) top, left, height, width; flip: int32 (B,) 0 or 1;
     colour: float32 (B, 3) brightness, contrast, saturation, or None; skipped: bad pictures that would have been here.
     fit: int32 (B, 4) height and width that the window is resized to, top and left of what is cut from that; None where
-    it is resized to what the batch holds.
+    it is resized to what the batch holds. seeds: int32 (B,) for RandAugment, or None.
     """
 
     indices: np.ndarray
@@ -31,6 +31,7 @@ class Plan:
     colour: np.ndarray | None
     skipped: list[int]
     fit: np.ndarray | None = None
+    seeds: np.ndarray | None = None
 
 
 class Planner:
@@ -91,7 +92,8 @@ class Planner:
         """The plan of a batch whose pictures are chosen."""
         draws = self.sampler.draws(epoch, batch, DRAWS)
         windows = crop_windows(self.sizes[indices], draws, self.augment)
-        return Plan(indices, windows, flips(draws, self.augment), colours(draws, self.augment), skipped)
+        of_pixels = flips(draws, self.augment), colours(draws, self.augment)
+        return Plan(indices, windows, *of_pixels, skipped, seeds=seeds(draws, self.augment))
 
     def _header(self, index: int) -> Header:
         return header_of(self.source, index)

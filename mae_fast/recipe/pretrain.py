@@ -1,10 +1,10 @@
 """What `mae-fast pretrain` is asked for."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 from mae_fast.config import DTYPES, PRESETS, STREAMS
-from mae_fast.setting import Checked, Setting, official, ours, settings_of
+from mae_fast.setting import Checked, Recipe, Setting, official, ours
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Schedule(Checked):
 
 
 @dataclass(frozen=True)
-class Pretrain(Checked):
+class Pretrain(Recipe):
     """What `mae-fast pretrain` is asked for."""
 
     data: Data = Data()
@@ -116,22 +116,6 @@ class Pretrain(Checked):
         if self.resume and self.init_from:
             raise ValueError("resume and init_from: give one; resume goes on with a run, init_from starts a new one")
 
-    @classmethod
-    def of(cls, **settings) -> Self:
-        """A recipe from settings by their names alone, as flags and YAML give them: of(batch_size=64, epochs=400)."""
-        parts = {part: {name: settings.pop(name) for name in settings_of(kind) if name in settings}
-                 for part, kind in PARTS.items()}  # fmt: skip
-        return cls(**{part: PARTS[part](**values) for part, values in parts.items()}, **settings)
 
-    def flat(self) -> dict[str, Any]:
-        """{name: value} of every setting: the inverse of `of`."""
-        values = {name: getattr(self, name) for name in settings_of(Pretrain)}
-        for part, kind in PARTS.items():
-            values |= {name: getattr(getattr(self, part), name) for name in settings_of(kind)}
-        return values
-
-
-PARTS = {"data": Data, "schedule": Schedule}
-SETTINGS: dict[str, Setting] = {
-    name: setting for kind in (*PARTS.values(), Pretrain) for name, setting in settings_of(kind).items()
-}
+PARTS = Pretrain.PARTS = {"data": Data, "schedule": Schedule}
+SETTINGS: dict[str, Setting] = Pretrain.settings()

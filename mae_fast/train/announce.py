@@ -56,7 +56,8 @@ def how(run: Run) -> str:
     attention = next((name for name, function in ATTENTION.items() if function is attend), attend.__name__)
     if attention == "auto":
         attention = "fused" if kind in FUSED else "sdpa"
-    kept_in = stream_dtype(run.model.stream, torch.float32, DTYPES[run.resolved.dtype], run.resolved.device)
+    wanted = getattr(run.model, "stream", torch.float32)  # a classifier's stream is its parameters'
+    kept_in = stream_dtype(wanted, torch.float32, DTYPES[run.resolved.dtype], run.resolved.device)
     stream = next(name for name, dtype in DTYPES.items() if dtype == kept_in)
     words = [f"{run.resolved.dtype} products", f"{stream} residual stream", f"{attention} attention"]
     words.append("compiled" if step.compiled else "not compiled")

@@ -14,7 +14,7 @@ from mae_fast.files.checkpoint import load_weights, read_state
 from mae_fast.files.lock import FolderLock
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.model.masking import SampleNoise, uniform
-from mae_fast.recipe import Pretrain
+from mae_fast.recipe import Classify, Pretrain
 from mae_fast.train import distributed, parallel
 from mae_fast.train.announce import begin_report
 from mae_fast.train.batch_size import choose_batch_size
@@ -38,18 +38,8 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
     if not isinstance(recipe, Pretrain):
         raise TypeError(f"recipe: expected a Pretrain, as Pretrain.of(**settings) makes; got {type(recipe).__name__}")
     data = recipe.data
-    name = available_device(recipe.device)
-    if name == "cpu":
-        keep_freed_memory()
-    world = distributed.init(
-        torch.device(name).type, recipe.dist_url, recipe.dist_on_itp, recipe.world_size,
-        timeout=1200 + data.loader_timeout, remedy=partial(how_to_go_on, recipe),
-    )  # fmt: skip
-    if lock and recipe.output_dir:
-        distributed.by_main(lambda: lock.take(recipe.output_dir))
-    device = torch.device(name, world.local_rank if name == "cuda" else None)
+    device, world = begin(recipe, lock)
     dtype = products_in(recipe.dtype, recipe.stream, device.type)
-    torch.manual_seed(recipe.seed + world.rank)
 
     source = open_source(data.data_path)
     callbacks = [OnlineProbe(recipe)] if recipe.probe_every else []
@@ -93,6 +83,21 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
     if world.is_main:
         begin_report(run)
     return run
+
+
+def begin(recipe: Pretrain | Classify, lock: FolderLock | None = None) -> tuple[torch.device, distributed.World]:
+    """This process's device, and its place among the others, with which it then is in a group; seeds PyTorch."""
+    name = available_device(recipe.device)
+    if name == "cpu":
+        keep_freed_memory()
+    world = distributed.init(
+        torch.device(name).type, recipe.dist_url, recipe.dist_on_itp, recipe.world_size,
+        timeout=1200 + recipe.data.loader_timeout, remedy=partial(how_to_go_on, recipe),
+    )  # fmt: skip
+    if lock and recipe.output_dir:
+        distributed.by_main(lambda: lock.take(recipe.output_dir))
+    torch.manual_seed(recipe.seed + world.rank)
+    return torch.device(name, world.local_rank if name == "cuda" else None), world
 
 
 def initialised(recipe: Pretrain, model: MaskedAutoencoderViT | None) -> MaskedAutoencoderViT:

@@ -77,6 +77,8 @@ def prepare(run: Run) -> None:
     side, batch, device = run.recipe.data.input_size, run.resolved.batch_size, run.resolved.device
     imgs = torch.zeros(batch, side, side, 3, dtype=torch.uint8, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device) if run.loader.labelled else None
+    if run.mix:
+        imgs, labels = run.mix(imgs, labels, 0, 0)
     run.step.prepare(imgs, labels)
 
 
@@ -90,6 +92,8 @@ def train_one_epoch(run: Run) -> None:
             run.noise.at(position.epoch, run.loader.first_place(position.batch))
         if position.batch % accum == 0:
             lr = lr_at(at, run.resolved.schedule, position.losses)
+        if run.mix:
+            imgs, labels = run.mix(imgs, labels, position.epoch, run.loader.first_place(position.batch))
         loss = run.step(imgs, lr, labels)
         position.batch += 1
         if loss is not None:  # enough batches for an update

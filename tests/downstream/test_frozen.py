@@ -9,8 +9,8 @@ from PIL import Image
 
 from mae_fast.cli import main
 from mae_fast.downstream import extras
-from mae_fast.downstream.confusion import confusion_matrix
 from mae_fast.downstream.frozen import Split, few_shot, logistic_regression, nearest_neighbours
+from mae_fast.train.confusion import confusion_matrix
 from mae_fast.train.knn import accuracy, knn_scores
 
 
