@@ -12,11 +12,10 @@ def accuracies(folder: Path) -> str:
     content = record.read(folder / "digits.json")
     facts = content["facts"]
     lines = [[text(row) for text in COLUMNS.values()] for row in summary(content["rows"])]
-    return (
-        f"{table.markdown(list(COLUMNS), lines)}\n\n{facts['weights']:,} weights, {facts['epochs']} epochs, mean and "
-        f"deviation over {facts['seeds']} seeds; {facts['cpu']}; torch {facts['torch']}; {facts['date'][:10]}, commit "
-        f"{facts['commit'][:7]}"
-    )
+    trained = f"{facts['weights']:,} weights, {facts['epochs']} epochs; linprobe and finetune: {facts['tune_epochs']}"
+    where = f"{facts['cpu']}; torch {facts['torch']}; {facts['date'][:10]}, commit {facts['commit'][:7]}"
+    made = table.markdown(list(COLUMNS), lines)
+    return f"{made}\n\n{trained}; mean and deviation over {facts['seeds']} seeds; {where}"
 
 
 def summary(rows: list[dict]) -> list[dict]:

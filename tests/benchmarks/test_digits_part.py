@@ -14,16 +14,16 @@ from benchmarks.reports.digits import accuracies, summary
 def rows(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    write_digits(tmp_path / "data", train=26, val=4)
+    write_digits(tmp_path / "data", train=13, val=3)
     recipe = {"device": "cpu", "output_dir": "", "log_dir": "", "loader": "pillow", "num_workers": 0}
-    yield digits.rows_of(0, 2, "mean", tmp_path / "data", recipe)
+    yield digits.rows_of(0, 2, 1, "mean", tmp_path / "data", recipe)
     torch.set_num_threads(threads)
 
 
 def test_both_encoders_are_judged_alike(rows):
     judged = {side: [row["op"] for row in rows if row["side"] == side] for side in ("random weights", "pretrained")}
-    assert judged["random weights"] == judged["pretrained"] and len(set(judged["pretrained"])) == 5
-    assert all(5 <= row["top1"] <= 100 for row in rows)
+    assert judged["random weights"] == judged["pretrained"] and len(set(judged["pretrained"])) == 7
+    assert all(2 <= row["top1"] <= 100 for row in rows)
     before, after = ([row["top1"] for row in rows if row["side"] == side] for side in judged)
     assert before != after  # a few updates of the weights show
     assert 450_000 < sum(p.numel() for p in digits.new_model(0).parameters()) < 550_000
@@ -39,6 +39,7 @@ def test_a_clear_win_is_more_than_the_seeds_differ(tmp_path):
     facts = {
         "weights": 500_000,
         "epochs": 3,
+        "tune_epochs": 1,
         "seeds": 3,
         "cpu": "X",
         "torch": "2",
