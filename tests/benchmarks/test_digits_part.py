@@ -11,7 +11,8 @@ from benchmarks.reports.digits import accuracies, summary
 
 
 @pytest.fixture
-def rows(tmp_path):
+def rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(digits, "SHOTS", (1,))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     write_digits(tmp_path / "data", train=13, val=3)
@@ -22,7 +23,7 @@ def rows(tmp_path):
 
 def test_both_encoders_are_judged_alike(rows):
     judged = {side: [row["op"] for row in rows if row["side"] == side] for side in ("random weights", "pretrained")}
-    assert judged["random weights"] == judged["pretrained"] and len(set(judged["pretrained"])) == 7
+    assert judged["random weights"] == judged["pretrained"] and len(set(judged["pretrained"])) == 5
     assert all(2 <= row["top1"] <= 100 for row in rows)
     before, after = ([row["top1"] for row in rows if row["side"] == side] for side in judged)
     assert before != after  # a few updates of the weights show
