@@ -24,7 +24,7 @@ from mae_fast.data.sources.image_file import decode_rgb, explain, read_header
 
 CHUNK = 64  # pictures under way at once
 QUALITY = 95  # of JPEG files that are encoded again
-KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "PPM": "ppm"}
+KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "PPM": "ppm", "NPY": "npy"}
 
 
 @dataclass(frozen=True)

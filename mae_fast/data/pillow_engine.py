@@ -1,5 +1,7 @@
 """The plain loader: Pillow in torch DataLoader workers. The oracle of the DALI pipeline, and its stand-in.
 
+What is no 8-bit photograph comes as arrays, and is resized by torch in float32.
+
 Never shares anything with dali_engine.py but the plan, so that agreement between the two means something.
 """
 
@@ -9,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mae_fast.data.augment import apply_colour
@@ -16,9 +20,9 @@ from mae_fast.data.plan import Plan, Planner
 from mae_fast.data.sources.image_file import BadImageError
 
 
-def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> np.ndarray | None:
-    """uint8 (B, H, W, 3); None where a picture of the plan proves bad, which the planner then knows."""
-    images = np.empty((len(plan.indices), *size, 3), np.uint8)
+def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> Tensor | None:
+    """uint8 (B, H, W, C); None where a picture of the plan proves bad, which the planner then knows."""
+    images = np.empty((len(plan.indices), *size, planner.pixels.channels), np.uint8)
     for slot, index in enumerate(plan.indices):
         image = planner.decode(int(index))
         if image is None:
@@ -28,9 +32,28 @@ def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> np.ndarray | 
         image = image.crop((left, top, left + width, top + height)).resize(size[::-1], Image.Resampling.BICUBIC)
         if plan.flip[slot]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = np.asarray(image)
+        pixels = np.asarray(image).reshape(*size, -1)
         images[slot] = pixels if plan.colour is None else apply_colour(pixels, plan.colour[slot])
-    return images
+    return torch.from_numpy(images)
+
+
+def render_arrays(plan: Plan, planner: Planner, size: tuple[int, int]) -> Tensor | None:
+    """The same windows and flips of arrays: a batch as mae_fast.pixels.Pixels says."""
+    images = torch.empty(len(plan.indices), planner.pixels.channels, *size)
+    for slot, index in enumerate(plan.indices):
+        array = planner.decode(int(index))
+        if array is None:
+            return None
+        top, left, height, width = plan.windows[slot].tolist()
+        image = resized(array[:, top : top + height, left : left + width], size)
+        images[slot] = image.flip(-1) if plan.flip[slot] else image
+    return planner.pixels.batch(images)
+
+
+def resized(array: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """(C, H, W) of any type -> float32 (C, *size), bicubic with antialiasing."""
+    values = torch.from_numpy(np.ascontiguousarray(array, np.float32))[None]
+    return F.interpolate(values, size, mode="bicubic", antialias=True)[0]
 
 
 class _Batches(Dataset):
@@ -38,16 +61,16 @@ class _Batches(Dataset):
 
     def __init__(self, planner: Planner, size: tuple[int, int]):
         self.planner, self.size = planner, size
+        self.render = render if planner.pixels.mode else render_arrays
 
     def __getitem__(self, key: tuple[int, int]):
         try:
-            images = None
-            while images is None:  # once more for every picture that only its pixels gave away
+            pixels = None
+            while pixels is None:  # once more for every picture that only its pixels gave away
                 plan = self.planner.plan(*key)
-                images = render(plan, self.planner, self.size)
+                pixels = self.render(plan, self.planner, self.size)
         except BadImageError as error:
             return error  # raised by the main process, without the worker's traceback around the message
-        pixels = torch.from_numpy(images)
         if get_worker_info() is not None:
             try:
                 pixels.share_memory_()  # here, for a queue that finds no room loses the batch, and nobody hears of it
@@ -73,10 +96,9 @@ class SharedMemoryFull(RuntimeError):
 class PillowEngine:
     """Batches made by num_workers processes (0: in this one), two in advance each, delivered to device."""
 
-    name = "pillow"
-
     def __init__(self, planner: Planner, size: tuple[int, int], num_workers: int, device: torch.device):
         self.planner, self.device = planner, device
+        self.name = "pillow" if planner.pixels.mode else "arrays"
         self._keys: list[tuple[int, int]] = []
         self._loader = DataLoader(
             _Batches(planner, size),
@@ -94,7 +116,7 @@ class PillowEngine:
             worker.kill()
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, np.ndarray, list[int]]]:
-        """Yield (uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
+        """Yield (a batch as mae_fast.pixels.Pixels says, which images of the source, skipped ones) from batch `start` on."""
         self._keys[:] = [(epoch, batch) for batch in range(start, len(self.planner.sampler))]
         try:
             results = iter(self._loader)

@@ -75,6 +75,8 @@ def describe(model) -> dict:
         "norm_pix_loss": model.norm_pix_loss,
         "mean": model.mean,
         "std": model.std,
+        "pixel_type": model.pixels.type,
+        "value_range": list(model.pixels.value_range),
     }
 
 
