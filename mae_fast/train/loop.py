@@ -135,8 +135,11 @@ def finish_epoch(run: Run) -> None:
     run.position = Position(
         epoch + 1, skipped=position.skipped, losses=[*position.losses, train_loss], layout=position.layout
     )
+    more = {name: number for callback in run.callbacks for name, number in callback(run, epoch).items()}
     if run.report:
-        run.report.epoch(epoch, train_lr, train_loss)  # before the checkpoint: a resumed run drops what is too much
+        run.report.epoch(
+            epoch, train_lr, train_loss, more
+        )  # before the checkpoint: a resumed run drops what is too much
     if save_of_epoch(run, epoch) and run.report:
         run.report.picture()
 

@@ -58,14 +58,20 @@ class Report:
                 self.writer.add_scalar("train_loss", loss, int(at * 1000))
             self.writer.add_scalar("lr", lr, int(at * 1000))
 
-    def epoch(self, epoch: int, train_lr: float, train_loss: float) -> None:
-        """Add a finished epoch to log.txt."""
+    def epoch(self, epoch: int, train_lr: float, train_loss: float, more: dict[str, float] | None = None) -> None:
+        """Add a finished epoch to log.txt. more: other numbers of it, which become events as well."""
         self.bar.epoch_end()
+        more = more or {}
         if self.folder:
-            entry = {"train_lr": train_lr, "train_loss": train_loss, "epoch": epoch}
+            entry = {"train_lr": train_lr, "train_loss": train_loss, **more, "epoch": epoch}
             self.unwritten += json.dumps(entry) + "\n"
             self._try(self.folder / "log.txt", self._append)
-        self._events(lambda: self.writer.flush())
+        self._events(lambda: self._add_epoch(epoch, more))
+
+    def _add_epoch(self, epoch: int, numbers: dict[str, float]) -> None:
+        for name, number in numbers.items():
+            self.writer.add_scalar(name, number, 1000 * (epoch + 1))
+        self.writer.flush()
 
     def _append(self, path: Path) -> None:
         with open(path, "ab", buffering=0) as file:
