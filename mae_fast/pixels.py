@@ -66,7 +66,8 @@ class Pixels:
 
     def __str__(self) -> str:
         low, high = self.value_range
-        return f"{self.channels} channels of {self.type}, values {low:g} to {high:g}"
+        plural = "s" * (self.channels > 1)
+        return f"{self.channels} channel{plural} of {self.type}, values {low:g} to {high:g}"
 
     def blank(self, batch: int, size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
         """A batch of zeros in the shape and type of a loader's. size: (height, width) in pixels."""

@@ -19,9 +19,9 @@ def check(
     """Find every file that training on such pixels would not take as it is: (name, reason), in the source's order.
 
     Reasons start with their category: zero bytes, not an image, truncated, damaged, permission denied, missing, too
-    large, unsupported; and CMYK, palette, 16-bit, 8-bit, colour, which on_bad_image="convert" takes. Of tar shards also those
-    whose index says otherwise than the tar; of what was packed by us also pictures whose bytes are not those that were
-    packed. progress: called with (files done, files in all).
+    large, unsupported; and CMYK, palette, 16-bit, 8-bit, colour, which on_bad_image="convert" takes. Of tar shards also
+    those whose index says otherwise than the tar; of what was packed by us also pictures whose bytes are not those that
+    were packed. progress: called with (files done, files in all).
     """
     reader = reader_of(pixels)
     bad = source.disagreements() if hasattr(source, "disagreements") else []

@@ -74,7 +74,7 @@ def torch_resize(size: tuple[int, int], pool: ThreadPoolExecutor) -> Callable:
 
 
 def decoded(files, on_gpu: bool, grey: bool, settings: Settings):
-    """Files as uint8 (bytes,) -> their windows as RGB or grey pixels, or with decode "random_crop" some window of DALI's."""
+    """Files as uint8 (bytes,) -> their windows as RGB or grey pixels; with decode "random_crop", windows of its own."""
     options = dict(
         device="mixed" if on_gpu else "cpu",
         output_type=types.GRAY if grey else types.RGB,

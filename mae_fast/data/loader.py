@@ -19,7 +19,7 @@ from mae_fast.pixels import RGB, Pixels
 
 
 class Loader:
-    """Epochs of batches. backend: "dali", "pillow" or "arrays"; bad_images: {name: reason}, in the order they were met."""
+    """Epochs of batches. backend: "dali", "pillow" or "arrays"; bad_images: {name: reason}, as they were met."""
 
     def __init__(self, engine, stop_at_bad: bool, timeout: float = TIMEOUT):
         self.backend: str = engine.name
@@ -35,6 +35,11 @@ class Loader:
     def first_place(self, batch: int) -> int:
         """Where this rank's batch begins in the order of its epoch; its images take consecutive places."""
         return self._engine.planner.sampler.first_place(batch)
+
+    @property
+    def pixels(self) -> Pixels:
+        """What its batches are."""
+        return self._engine.planner.pixels
 
     @property
     def labelled(self) -> bool:
@@ -87,10 +92,11 @@ def make_loader(
     """A loader of augmented batches of `source`, this rank's share of it.
 
     image_size: pixels, one number or (height, width); augment: light, medium or strong; num_workers: DALI threads or
-    Pillow processes, None = the CPUs this process may use, at most 10; backend: auto = DALI where it is installed;
-    on_bad_image: skip (the next good picture takes its place), stop (BadImageError) or convert (CMYK, palette and
-    16-bit files are converted, the unreadable are skipped); timeout: seconds that a batch may take; pixels: what the
-    files hold, 8-bit RGB unless said; dali: its mae_fast.data.dali_pipeline.Settings, None as shipped. Raises ValueError, or ImportError for a missing DALI.
+    processes, None = the CPUs this process may use, at most 10; backend: auto = DALI where it is installed and reads
+    such pictures; on_bad_image: skip (the next good picture takes its place), stop (BadImageError) or convert (what
+    converts to pixels is converted, the unreadable are skipped); timeout: seconds that a batch may take; pixels: what
+    the files hold, 8-bit RGB unless said; dali: its mae_fast.data.dali_pipeline.Settings, None as shipped. Raises
+    ValueError, or ImportError for a missing DALI.
     """
     for name, value, allowed in [
         ("augment", augment, tuple(STRENGTHS)),

@@ -96,9 +96,12 @@ class SharedMemoryFull(RuntimeError):
 class PillowEngine:
     """Batches made by num_workers processes (0: in this one), two in advance each, delivered to device."""
 
+    name = "pillow"
+
     def __init__(self, planner: Planner, size: tuple[int, int], num_workers: int, device: torch.device):
         self.planner, self.device = planner, device
-        self.name = "pillow" if planner.pixels.mode else "arrays"
+        if planner.pixels.mode is None:
+            self.name = "arrays"
         self._keys: list[tuple[int, int]] = []
         self._loader = DataLoader(
             _Batches(planner, size),
@@ -116,7 +119,7 @@ class PillowEngine:
             worker.kill()
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, np.ndarray, list[int]]]:
-        """Yield (a batch as mae_fast.pixels.Pixels says, which images of the source, skipped ones) from batch `start` on."""
+        """Yield (a batch as Pixels.batch makes it, which images of the source, skipped ones) from batch `start` on."""
         self._keys[:] = [(epoch, batch) for batch in range(start, len(self.planner.sampler))]
         try:
             results = iter(self._loader)

@@ -24,9 +24,9 @@ class MaskedAutoencoderViT(nn.Module):
     """Masked Autoencoder with a Vision Transformer backbone.
 
     img_size: pixels, an int or (height, width); patch_size divides both. mean, std: per channel, of pixels in 0..1,
-    used for uint8 images alone (default ImageNet's for three channels, else 0.5). pixel_type, value_range: of the values
-    in the files it was trained on, for those who open pictures for it (mae_fast.pixels). attention: who computes it, a
-    key of mae_fast.model.attention.ATTENTION. draw_noise: what masks are drawn from, see mae_fast.model.masking.
+    used for uint8 images alone (default ImageNet's for three channels, else 0.5). pixel_type, value_range: of values in
+    the files it was trained on, for those who open pictures for it (mae_fast.pixels). attention: who computes it, a key
+    of mae_fast.model.attention.ATTENTION. draw_noise: what masks are drawn from, see mae_fast.model.masking.
     Images are float (B, C, H, W), normalised, or uint8 (B, H, W, C), straight from a loader.
     """
 

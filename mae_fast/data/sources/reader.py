@@ -1,4 +1,4 @@
-"""Who reads the pictures of a run: Pillow's photographs where they are 8-bit RGB or grey, else arrays of their values."""
+"""Who reads the pictures of a run: as photographs by Pillow where they are 8-bit RGB or grey, else as arrays."""
 
 from dataclasses import replace
 

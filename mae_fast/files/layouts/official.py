@@ -56,9 +56,14 @@ def split_head(state: State) -> tuple[State, State]:
 
 
 def describe(model) -> dict:
-    """The configuration of a `MaskedAutoencoderViT`, as plain numbers that a checkpoint can hold."""
+    """The configuration of a `MaskedAutoencoderViT`, as plain numbers that a checkpoint can hold.
+
+    pixel_type and value_range are there where files are not of 8 bits, as Hugging Face's and the official ones are.
+    """
     encoder, decoder = model.blocks[0], model.decoder_blocks[0]
     embed_dim, decoder_embed_dim = model.cls_token.shape[-1], model.mask_token.shape[-1]
+    pixels = model.pixels
+    files = {"pixel_type": pixels.type, "value_range": list(pixels.value_range)}
     return {
         "img_size": list(model.patch_embed.img_size),
         "patch_size": model.patch_embed.patch_size[0],
@@ -75,8 +80,7 @@ def describe(model) -> dict:
         "norm_pix_loss": model.norm_pix_loss,
         "mean": model.mean,
         "std": model.std,
-        "pixel_type": model.pixels.type,
-        "value_range": list(model.pixels.value_range),
+        **({} if pixels.as_bytes else files),
     }
 
 
