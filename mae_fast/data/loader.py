@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_fast.data.augment import STRENGTHS
+from mae_fast.data.augment import STRENGTHS, Augment
 from mae_fast.data.pillow_engine import PillowEngine
 from mae_fast.data.plan import Planner
 from mae_fast.data.sampler import Sampler
 from mae_fast.data.sources import Source
 from mae_fast.data.watch import TIMEOUT, watched
 from mae_fast.pixels import RGB, Pixels
+
+BACKENDS, ON_BAD = ("auto", "dali", "pillow"), ("skip", "stop", "convert")
 
 
 class Loader:
@@ -55,6 +57,12 @@ class Loader:
         the loader was told to stop, or where no file is good; LoaderError where the loader died, and LoaderStalled
         where a batch took longer than timeout seconds.
         """
+        with contextlib.closing(self.indexed(epoch, start_batch)) as batches:
+            for images, labels, _ in batches:
+                yield images, labels
+
+    def indexed(self, epoch: int, start_batch: int = 0) -> Iterator[tuple[Tensor, Tensor | None, np.ndarray]]:
+        """The same, and which pictures of the source they are: int64 (B,)."""
         if self._open is not None:
             self._open.close()
         engine, planner = self._engine, self._engine.planner
@@ -65,7 +73,7 @@ class Loader:
                 if skipped and self._stop_at_bad:
                     raise planner.error(skipped[0])
                 self.bad_images |= {planner.source.name(index): planner.faults[index] for index in skipped}
-                yield images, self._labels(indices, images.device)
+                yield images, self._labels(indices, images.device), indices
 
     def _labels(self, indices: np.ndarray, device: torch.device) -> Tensor | None:
         labels = self._engine.planner.source.labels
@@ -80,7 +88,7 @@ def make_loader(
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
-    augment: str = "light",
+    augment: str | Augment = "light",
     num_workers: int | None = None,
     device: str | torch.device = "cpu",
     backend: str = "auto",
@@ -91,40 +99,50 @@ def make_loader(
 ) -> Loader:
     """A loader of augmented batches of `source`, this rank's share of it.
 
-    image_size: pixels, one number or (height, width); augment: light, medium or strong; num_workers: DALI threads or
+    image_size: pixels, one number or (height, width); augment: light, medium, strong or an Augment; num_workers: DALI threads or
     processes, None = the CPUs this process may use, at most 10; backend: auto = DALI where it is installed and reads
     such pictures; on_bad_image: skip (the next good picture takes its place), stop (BadImageError) or convert (what
     converts to pixels is converted, the unreadable are skipped); timeout: seconds that a batch may take; pixels: what
     the files hold, 8-bit RGB unless said; dali: its mae_fast.data.dali_pipeline.Settings, None as shipped. Raises
     ValueError, or ImportError for a missing DALI.
     """
-    for name, value, allowed in [
-        ("augment", augment, tuple(STRENGTHS)),
-        ("backend", backend, ("auto", "dali", "pillow")),
-        ("on_bad_image", on_bad_image, ("skip", "stop", "convert")),
-    ]:
-        if value not in allowed:
-            raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank: expected 0 to {world_size - 1}, as world_size is {world_size}; got {rank}")
+    if not isinstance(augment, Augment):
+        check_words(augment=(augment, tuple(STRENGTHS)))
+        augment = STRENGTHS[augment]
+    check_words(backend=(backend, BACKENDS), on_bad_image=(on_bad_image, ON_BAD))
+    check_rank(rank, world_size)
     if batch_size < 1 or len(source) < batch_size * world_size:
         raise ValueError(
             f"batch_size: {len(source)} images do not fill one batch of {batch_size} on each of {world_size} processes "
             f"({batch_size * world_size}); lower batch_size to {max(1, len(source) // world_size)} or less"
         )
-    if augment != "light" and pixels.mode != "RGB":
-        raise ValueError(f"augment: {augment} changes colours, which 8-bit RGB has and {pixels} have not; use light")
+    if (augment.jitter or augment.grey or augment.policy) and pixels.mode != "RGB":
+        raise ValueError(f"augment: this one changes colours, of 8-bit RGB; of {pixels} use light")
     size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
     device = torch.device(device)
     workers = min(10, available_cpus()) if num_workers is None else num_workers
     sampler = Sampler(len(source), batch_size, seed, rank, world_size)
-    planner = Planner(source, sampler, STRENGTHS[augment], on_bad_image == "convert", pixels)
-    engine = _engine(backend, pixels)
+    planner = Planner(source, sampler, augment, on_bad_image == "convert", pixels)
+    engine = engine_named(backend, pixels)
     more = (dali,) if engine.name == "dali" else ()
     return Loader(engine(planner, size, workers, device, *more), on_bad_image == "stop", timeout)
 
 
-def _engine(backend: str, pixels: Pixels) -> type:
+def check_words(**arguments: tuple[str, tuple[str, ...]]) -> None:
+    """ValueError for an argument that is none of the words it may be; each as name=(value, words)."""
+    for name, (value, allowed) in arguments.items():
+        if value not in allowed:
+            raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    """ValueError for a rank that is none of world_size."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: expected 0 to {world_size - 1}, as world_size is {world_size}; got {rank}")
+
+
+def engine_named(backend: str, pixels: Pixels = RGB) -> type:
+    """ "auto", "dali" or "pillow" -> what makes batches. ImportError for a missing DALI, ValueError where it cannot."""
     if pixels.mode is None:
         if backend == "dali":
             raise ValueError(f"backend: dali reads 8-bit RGB and 8-bit grey, not {pixels}; use auto")

@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from mae_fast.data.arrays import resized
 from mae_fast.data.loader import available_cpus
-from mae_fast.data.pillow_engine import resized
 from mae_fast.data.sources import Source
 from mae_fast.data.sources.array_file import array_header
 from mae_fast.data.sources.folder import ARRAYS, EXTENSIONS, is_image

@@ -1,27 +1,30 @@
 """The plain loader: Pillow in torch DataLoader workers. The oracle of the DALI pipeline, and its stand-in.
 
-What is no 8-bit photograph comes as arrays, and is resized by torch in float32.
-
 Never shares anything with dali_engine.py but the plan, so that agreement between the two means something.
 """
 
 import errno
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from mae_fast.data.arrays import render_arrays
 from mae_fast.data.augment import apply_colour
 from mae_fast.data.plan import Plan, Planner
 from mae_fast.data.sources.image_file import BadImageError
+from mae_fast.data.timm_parts import rand_augment
 
 
-def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> Tensor | None:
-    """uint8 (B, H, W, C); None where a picture of the plan proves bad, which the planner then knows."""
+def render(plan: Plan, planner: Planner, size: tuple[int, int], policy=None) -> Tensor | None:
+    """uint8 (B, H, W, C); None where a picture of the plan proves bad, which the planner then knows.
+
+    policy: the RandAugment of the planner's augmentation.
+    """
     images = np.empty((len(plan.indices), *size, planner.pixels.channels), np.uint8)
     for slot, index in enumerate(plan.indices):
         image = planner.decode(int(index))
@@ -29,7 +32,12 @@ def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> Tensor | None
             return None
         top, left, height, width = plan.windows[slot].tolist()
         # crop first: resize(box=...) would let pixels from outside the window bleed in at its edges
-        image = image.crop((left, top, left + width, top + height)).resize(size[::-1], Image.Resampling.BICUBIC)
+        image = image.crop((left, top, left + width, top + height))
+        height, width, top, left = (*size, 0, 0) if plan.fit is None else plan.fit[slot].tolist()
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.crop((left, top, left + size[1], top + size[0]))
+        if policy is not None:  # before the flip: it draws its signs evenly, so left and right are alike
+            image = policy(image, int(plan.seeds[slot]))
         if plan.flip[slot]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.asarray(image).reshape(*size, -1)
@@ -37,31 +45,13 @@ def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> Tensor | None
     return torch.from_numpy(images)
 
 
-def render_arrays(plan: Plan, planner: Planner, size: tuple[int, int]) -> Tensor | None:
-    """The same windows and flips of arrays: a batch as mae_fast.pixels.Pixels says."""
-    images = torch.empty(len(plan.indices), planner.pixels.channels, *size)
-    for slot, index in enumerate(plan.indices):
-        array = planner.decode(int(index))
-        if array is None:
-            return None
-        top, left, height, width = plan.windows[slot].tolist()
-        image = resized(array[:, top : top + height, left : left + width], size)
-        images[slot] = image.flip(-1) if plan.flip[slot] else image
-    return planner.pixels.batch(images)
-
-
-def resized(array: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """(C, H, W) of any type -> float32 (C, *size), bicubic with antialiasing."""
-    values = torch.from_numpy(np.ascontiguousarray(array, np.float32))[None]
-    return F.interpolate(values, size, mode="bicubic", antialias=True)[0]
-
-
 class _Batches(Dataset):
     """Maps (epoch, batch) to (images, indices, skipped images with reasons), or to the error that stops training."""
 
     def __init__(self, planner: Planner, size: tuple[int, int]):
         self.planner, self.size = planner, size
-        self.render = render if planner.pixels.mode else render_arrays
+        policy = rand_augment(planner.augment, size)
+        self.render = partial(render, policy=policy) if planner.pixels.mode else render_arrays
 
     def __getitem__(self, key: tuple[int, int]):
         try:

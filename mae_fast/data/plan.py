@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mae_fast.data.augment import DRAWS, Augment, colours, crop_windows, flips
+from mae_fast.data.augment import DRAWS, Augment, colours, crop_windows, flips, seeds
 from mae_fast.data.sampler import Sampler
 from mae_fast.data.sources import Source
 from mae_fast.data.sources.image_file import UNUSUAL, BadImageError, Header, explain
@@ -22,6 +22,8 @@ BAD_ADVICE = "repair or delete it, or use on_bad_image skip; mae-fast data check
 class Plan:
     """indices: int64 (B,) into the source; windows: int32 (B, 4) top, left, height, width; flip: int32 (B,) 0 or 1;
     colour: float32 (B, 3) brightness, contrast, saturation, or None; skipped: bad pictures that would have been here.
+    fit: int32 (B, 4) height and width that the window is resized to, top and left of what is cut from that; None where
+    it is resized to what the batch holds. seeds: int32 (B,) for RandAugment, or None.
     """
 
     indices: np.ndarray
@@ -29,10 +31,14 @@ class Plan:
     flip: np.ndarray
     colour: np.ndarray | None
     skipped: list[int]
+    fit: np.ndarray | None = None
+    seeds: np.ndarray | None = None
 
 
 class Planner:
     """Makes plans. Remembers for the life of the process the headers it has read and the pictures found bad."""
+
+    fits = False  # whether plans say how a whole picture is fitted
 
     def __init__(self, source: Source, sampler: Sampler, augment: Augment, convert: bool, pixels: Pixels = RGB):
         """Plan batches of source. convert: files that are not as pixels says, but can be made so, count as good."""
@@ -51,16 +57,13 @@ class Planner:
         """
         if self._order[0] != epoch:
             self._order = (epoch, self.sampler.order(epoch))
-        order, first = self._order[1], self.sampler.first_place(batch)
-        places = range(first, first + self.sampler.batch_size)
+        order, places = self._order[1], self.sampler.places(batch)
         unread = [int(index) for index in order[places] if not self._known(index)]
         for index, header in zip(unread, map(self._header, unread), strict=True):
             self._learn(index, header)
         skipped: dict[int, None] = {}
         indices = np.array([self._first_good(order, place, skipped) for place in places])
-        draws = self.sampler.draws(epoch, batch, DRAWS)
-        windows = crop_windows(self.sizes[indices], draws, self.augment)
-        return Plan(indices, windows, flips(draws, self.augment), colours(draws, self.augment), list(skipped))
+        return self._arrange(epoch, batch, indices, list(skipped))
 
     def decode(self, index: int) -> Image.Image | np.ndarray | None:
         """The whole picture, in Pillow's mode pixels.mode or as an array (C, H, W); None where it proves bad, which is
@@ -88,6 +91,13 @@ class Planner:
         reason = self.faults[index]
         advice = self.reader.advice if reason in UNUSUAL else BAD_ADVICE
         return BadImageError(f"{self.source.name(index)}: {reason}; {advice}")
+
+    def _arrange(self, epoch: int, batch: int, indices: np.ndarray, skipped: list[int]) -> Plan:
+        """The plan of a batch whose pictures are chosen."""
+        draws = self.sampler.draws(epoch, batch, DRAWS)
+        windows = crop_windows(self.sizes[indices], draws, self.augment)
+        of_pixels = flips(draws, self.augment), colours(draws, self.augment)
+        return Plan(indices, windows, *of_pixels, skipped, seeds=seeds(draws, self.augment))
 
     def _header(self, index: int) -> Header:
         return self.reader.header_of(self.source, index)
