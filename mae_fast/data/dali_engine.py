@@ -159,23 +159,14 @@ class DaliEngine:
         }
 
     def _build(self, batch_size: int):
+        mode = self.planner.pixels.mode
         pipe = pipeline(
-            self._resize,
-            self._on_gpu,
-            self._holds,
-            self._coloured,
-            self.planner.pixels.mode == "L",
-            self.settings,
-            prefetch_queue_depth=self.settings.ahead,
-            batch_size=batch_size,
-            num_threads=self.num_threads,
+            self._resize, self._on_gpu, self._holds, self._coloured, mode == "L", self.settings,
+            prefetch_queue_depth=self.settings.ahead, batch_size=batch_size, num_threads=self.num_threads,
             device_id=self._device_id(),
-        )
+        )  # fmt: skip
         # DALI's first run is `ahead` runs at once; spend it on blanks, so that from here on one feed is one batch
-        blank = (
-            self._images([self._as_held(Image.new(self.planner.pixels.mode, (8, 8)))], np.int32([[0, 0, 8, 8]]))
-            | self._plain()
-        )
+        blank = self._images([self._as_held(Image.new(mode, (8, 8)))], np.int32([[0, 0, 8, 8]])) | self._plain()
         for _ in range(self.settings.ahead):
             feed(pipe, blank)
         pipe.schedule_run()

@@ -99,11 +99,11 @@ def make_loader(
 ) -> Loader:
     """A loader of augmented batches of `source`, this rank's share of it.
 
-    image_size: pixels, one number or (height, width); augment: light, medium, strong or an Augment; num_workers: DALI threads or
-    processes, None = the CPUs this process may use, at most 10; backend: auto = DALI where it is installed and reads
-    such pictures; on_bad_image: skip (the next good picture takes its place), stop (BadImageError) or convert (what
-    converts to pixels is converted, the unreadable are skipped); timeout: seconds that a batch may take; pixels: what
-    the files hold, 8-bit RGB unless said; dali: its mae_fast.data.dali_pipeline.Settings, None as shipped. Raises
+    image_size: pixels, one number or (height, width); augment: light, medium or strong, or their like; num_workers:
+    DALI threads or processes, None = the CPUs this process may use, at most 10; backend: auto = DALI where it is
+    installed and reads such pictures; on_bad_image: skip (the next good picture takes its place), stop (BadImageError)
+    or convert (what can be made as pixels says is converted, the unreadable are skipped); timeout: seconds that a batch
+    may take; pixels: what the files hold; dali: its mae_fast.data.dali_pipeline.Settings, None as shipped. Raises
     ValueError, or ImportError for a missing DALI.
     """
     if not isinstance(augment, Augment):

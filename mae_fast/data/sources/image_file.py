@@ -133,7 +133,7 @@ def values_of(image: Image.Image, start: bytes) -> str:
     """The type of an opened image's values, a key of mae_fast.pixels.TYPES; "" where Pillow would not give all of them
     as they are: 16 bits of colour, 64-bit floats, a page a band."""
     kind = EXACT.get(image.mode, "")
-    several = image.format == "TIFF" and getattr(image, "is_animated", False)
+    several = image.format == "TIFF" and (getattr(image, "is_animated", False) or _unseen_bands(image))
     return "" if several or _bits(image, start) not in BITS.get(kind, ()) else kind
 
 
@@ -144,6 +144,8 @@ def _describe(image: Image.Image, start: bytes) -> Header:
     # 16-bit colour opens as plain RGB, so the mode alone does not tell
     if mode.startswith("I;16") or (mode == "I" and kind == "PPM") or _bits(image, start) == 16:
         unusual = "16-bit"
+    if kind == "TIFF" and _unseen_bands(image):
+        return Header(height, width, kind, fault=_bands(image.tag_v2[277], f"{_bits(image, start)} bits"))
     if mode not in PLAIN_MODES and unusual is None:
         return Header(height, width, kind, fault=f"unsupported colours (Pillow mode {mode})", **exact)
     return Header(height, width, kind, unusual=unusual, **exact)
@@ -154,18 +156,23 @@ def _describe_npy(file: BinaryIO) -> Header:
     (channels, height, width), dtype, _ = npy.layout(file)
     exact = {"channels": channels, "type": dtype.name}
     if channels not in (1, 3) or dtype.name not in ("uint8", "uint16"):
-        return Header(height, width, "NPY", fault=_bands(channels, dtype), **exact)
+        return Header(height, width, "NPY", fault=_bands(channels, dtype.name), **exact)
     return Header(height, width, "NPY", unusual="16-bit" if dtype.name == "uint16" else None, **exact)
 
 
 def _describe_bands(file: BinaryIO) -> Header:
     file.seek(0)
     (channels, _, _), dtype = tiff.layout(file)
-    return Header(kind="TIFF", fault=_bands(channels, dtype))
+    return Header(kind="TIFF", fault=_bands(channels, dtype.name))
 
 
-def _bands(channels: int, dtype: np.dtype) -> str:
-    return f"unsupported colours ({channels} channels of {dtype.name}; to train on them: in_chans {channels})"
+def _bands(channels: int, kind: str) -> str:
+    return f"unsupported colours ({channels} channels of {kind}; to train on them: in_chans {channels})"
+
+
+def _unseen_bands(image: Image.Image) -> bool:
+    """Whether a TIFF has more bands, in planes, than Pillow says."""
+    return image.tag_v2.get(277, 1) > len(image.getbands())
 
 
 def _bits(image: Image.Image, start: bytes) -> int:
