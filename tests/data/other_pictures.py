@@ -1,5 +1,7 @@
 """Pictures that are not 8-bit RGB, made from scikit-image's: X-ray-like of 16 bits, tiles of 12 bands, arrays."""
 
+from functools import cache
+
 import numpy as np
 import tifffile
 from PIL import Image
@@ -10,20 +12,24 @@ SIDES = (40, 56)  # height, width
 
 def xray(number: int) -> np.ndarray:
     """uint16 (H, W): a part of the photograph of the Moon, with all 16 bits in use."""
-    return _cut(data.moon(), number).astype(np.uint16) * 250 + np.arange(SIDES[1], dtype=np.uint16)
+    return _cut("moon", number).astype(np.uint16) * 250 + np.arange(SIDES[1], dtype=np.uint16)
 
 
 def tile(number: int) -> np.ndarray:
-    """uint16 (12, H, W): a part of the photograph of a retina, its colours and eight mixtures of them, as a satellite's
+    """uint16 (12, H, W): a part of the photograph of a retina, its colours and nine mixtures of them, as a satellite's
     12 bits."""
-    colours = _cut(data.retina(), number).transpose(2, 0, 1).astype(np.float64)
-    mixed = [
-        a * share + b * (1 - share) for a, b in zip(colours, np.roll(colours, 1, 0)) for share in (0.75, 0.5, 0.25)
-    ]
-    return (np.concatenate([colours, mixed]) * 16).astype(np.uint16)
+    colours = _cut("retina", number).transpose(2, 0, 1).astype(np.float64)
+    mixed = [colours * share + np.roll(colours, 1, 0) * (1 - share) for share in (0.75, 0.5, 0.25)]
+    return (np.concatenate([colours, *mixed]) * 16).astype(np.uint16)
 
 
-def _cut(photo: np.ndarray, number: int) -> np.ndarray:
+@cache
+def _photo(name: str) -> np.ndarray:
+    return getattr(data, name)()
+
+
+def _cut(name: str, number: int) -> np.ndarray:
+    photo = _photo(name)
     top, left = np.random.default_rng(number).integers(0, np.array(photo.shape[:2]) - SIDES)
     return photo[top : top + SIDES[0], left : left + SIDES[1]]
 

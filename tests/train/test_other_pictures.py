@@ -1,4 +1,4 @@
-"""X-ray-like pictures of 16 bits and tiles of 12 bands, from the command line to the figure, and into other codebases."""
+"""X-ray-like pictures of 16 bits and tiles of 12 bands, from the command line to figures and other codebases."""
 
 import logging
 
