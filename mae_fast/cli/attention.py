@@ -6,7 +6,7 @@ from pathlib import Path
 from mae_fast.cli.arguments import positive
 from mae_fast.cli.encoder import add_checkpoint, open_model
 from mae_fast.downstream.attention import attention_maps, draw_maps
-from mae_fast.downstream.reconstruct import load_images
+from mae_fast.downstream.reconstruct import drawable, load_images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     model, _ = open_model(args)
-    names, imgs = load_images(args.images, model.patch_embed.img_size, model.in_chans, args.limit)
+    names, imgs = load_images(args.images, model.patch_embed.img_size, model.pixels, args.limit)
     maps = attention_maps(model, imgs.to(model.pos_embed.device), args.layer)
     layer = args.layer or len(model.blocks)
     note = f"{Path(args.checkpoint).name}: the class token's attention in block {layer} of {len(model.blocks)}"
-    draw_maps(names, imgs.numpy() / 255, maps, args.out, note)
+    pictures = drawable(model.pixels.unit(imgs).permute(0, 2, 3, 1), percentiles=not model.pixels.as_bytes)
+    draw_maps(names, pictures.numpy(), maps, args.out, note)
     print(f"Wrote {args.out}: {len(names)} pictures, {maps.heads.shape[1]} heads of block {layer}, and rollout")

@@ -8,9 +8,10 @@ from tqdm import tqdm
 
 from mae_fast.cli.arguments import positive
 from mae_fast.cli.encoder import add_checkpoint, open_model
+from mae_fast.data import list_pictures, open_pictures
 from mae_fast.downstream.anomaly import auroc, labels_of, pixel_auroc, read_masks, table_of, write_scores
 from mae_fast.downstream.error_map import draw_error_maps, error_map
-from mae_fast.downstream.reconstruct import draw, list_images, load_images, reconstruct
+from mae_fast.downstream.reconstruct import draw, drawable, load_images, reconstruct, stretched
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mask_ratio", type=float, default=0.75)
     add("--limit", type=positive, default=8, help="draw at most so many pictures of a folder; default 8")
     add("--seed", type=int, default=0, help="of the mask")
+    add("--bands", type=positive, nargs="+", metavar="N", help="one band to draw, or three as red, green, blue; from 1")
+    add(
+        "--stretch", choices=("range", "percentiles"),
+        help="black to white: the value range (default for 8 bits) or the 2nd to 98th percentile of a picture's band",
+    )  # fmt: skip
     add("--norm_pix_loss", action="store_true", default=None, help="where the checkpoint does not tell")
     add("--error_map", action="store_true", help="draw the error of each patch, judged unseen; scores of all pictures "
         "beside --out as CSV; AUROC where there is a class folder `good` beside others")  # fmt: skip
@@ -39,37 +45,43 @@ def run(args: argparse.Namespace) -> None:
 
 
 def draw_reconstructions(args: argparse.Namespace, model, device: torch.device) -> None:
-    names, imgs = load_images(args.images, model.patch_embed.img_size, model.in_chans, args.limit)
+    names, imgs = load_images(args.images, model.patch_embed.img_size, model.pixels, args.limit)
     torch.manual_seed(args.seed)
     result = reconstruct(model, imgs.to(device), args.mask_ratio)
+    shown = stretched(result, args.bands, percentiles_of(args, model))
     note = f"{Path(args.checkpoint).name}, {args.mask_ratio:.0%} masked, loss {result.loss:.4f}"
     if model.norm_pix_loss:
         note += "; normalised predictions shown with each patch's true mean and variance"
-    draw(names, result, args.out, note)
+    if model.in_chans not in (1, 3) or args.bands:
+        chosen = args.bands or ([1, 2, 3] if model.in_chans > 3 else [1])
+        note += f"; band{'s' * (len(chosen) > 1)} {' '.join(map(str, chosen))} of {model.in_chans}"
+    draw(names, shown, args.out, note)
     print(f"Wrote {args.out}: {len(names)} pictures, loss {result.loss:.4f} at {args.mask_ratio:.0%} masked")
 
 
+def percentiles_of(args: argparse.Namespace, model) -> bool:
+    return args.stretch == "percentiles" if args.stretch else not model.pixels.as_bytes
+
+
 def draw_errors(args: argparse.Namespace, model, device: torch.device) -> None:
-    files, size = list_images(args.images), model.patch_embed.img_size
+    files, size = list_pictures(args.images), model.patch_embed.img_size
     root = Path(args.images) if Path(args.images).is_dir() else files[0].parent
     masks = read_masks(files, root, args.masks, size) if args.masks else None
     unusual = labels_of(files, root, masks)
     generator, maps, shown = torch.Generator().manual_seed(args.seed), [], []
     for start in tqdm(range(0, len(files), args.batch_size), leave=False, unit=" batches"):
-        batch = [load_images(file, size, model.in_chans, 1)[1] for file in files[start : start + args.batch_size]]
-        imgs = torch.cat(batch)
-        shown.append(imgs[: max(0, args.limit - start)])
+        imgs = open_pictures(files[start : start + args.batch_size], model.pixels, size)
+        shown.append(model.pixels.unit(imgs[: max(0, args.limit - start)]).permute(0, 2, 3, 1))
         maps.append(error_map(model, imgs.to(device), args.mask_ratio, generator).cpu())
     maps = torch.cat(maps)
     table = table_of(files, root, maps, unusual)
     scores = Path(args.out).with_suffix(".csv")
     write_scores(scores, table)
-    note = (
-        f"{Path(args.checkpoint).name}: error of patches hidden at {args.mask_ratio:.0%} masked, mean {maps.mean():.4f}"
-    )
+    note = f"{Path(args.checkpoint).name}: error of each patch unseen, {args.mask_ratio:.0%} masked"
     names = [row.name for row in table[: args.limit]]
+    pictures = drawable(torch.cat(shown), args.bands, percentiles_of(args, model))
     regions = masks and [masks.get(file) for file in files]
-    draw_error_maps(names, torch.cat(shown).numpy() / 255, maps, regions, args.out, note)
+    draw_error_maps(names, pictures.numpy(), maps, regions, args.out, note)
     print(f"Wrote {args.out}: {len(names)} pictures; {scores}: scores of {len(files)}")
     known = [row for row in table if row.unusual is not None]
     for what in ("mean", "max"):

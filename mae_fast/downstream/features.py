@@ -41,7 +41,7 @@ def extract(
     device = model.pos_embed.device
     loader = make_eval_loader(
         source, batch_size, model.patch_embed.img_size, crop=crop, num_workers=num_workers, device=device,
-        backend=backend,
+        backend=backend, pixels=model.pixels,
     )  # fmt: skip
 
     def batches():

@@ -91,6 +91,7 @@ class OnlineProbe:
         loader = make_eval_loader(
             Subset(source, count, world.rank, world.size), BATCH, run.model.patch_embed.img_size,
             num_workers=min(data.num_workers, available_cpus()), backend=data.loader, timeout=data.loader_timeout,
+            pixels=run.model.pixels,
         )  # fmt: skip
         imgs, labels = map(torch.cat, zip(*loader.epoch(0), strict=True))
         least = min(distributed.gather(len(imgs)))  # bad ones are left out; FSDP wants all ranks in a pass
