@@ -20,6 +20,11 @@ def positive(text: str) -> int:
     return number
 
 
+def numbers(text: str) -> list[int]:
+    """The type of a flag that takes several counts, as 1,5,10."""
+    return [positive(part) for part in text.split(",")]
+
+
 def name_flag(error: Exception, args: argparse.Namespace) -> str:
     """The error's message, led by the flag that it is about.
 

@@ -54,7 +54,7 @@ class DaliEngine:
         self._pipe = None
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, np.ndarray, list[int]]]:
-        """Yield (uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
+        """Yield (uint8 (B, H, W, C), which images of the source, skipped ones) from batch `start` on."""
         running: deque[_Job] = deque()
         numbers = iter(range(start, len(self.planner.sampler)))
         try:
@@ -133,7 +133,7 @@ class DaliEngine:
     def _as_held(self, image: Image.Image) -> str | bytes | np.ndarray:
         """An image in the form in which the source holds its own."""
         if self._holds == "pixels":
-            return np.asarray(image)
+            return np.asarray(image).reshape(image.height, image.width, -1)
         content = io.BytesIO()
         image.save(content, "PPM")
         if self._holds == "bytes":
@@ -159,19 +159,14 @@ class DaliEngine:
         }
 
     def _build(self, batch_size: int):
+        mode = self.planner.pixels.mode
         pipe = pipeline(
-            self._resize,
-            self._on_gpu,
-            self._holds,
-            self._coloured,
-            self.settings,
-            prefetch_queue_depth=self.settings.ahead,
-            batch_size=batch_size,
-            num_threads=self.num_threads,
+            self._resize, self._on_gpu, self._holds, self._coloured, mode == "L", self.settings,
+            prefetch_queue_depth=self.settings.ahead, batch_size=batch_size, num_threads=self.num_threads,
             device_id=self._device_id(),
-        )
+        )  # fmt: skip
         # DALI's first run is `ahead` runs at once; spend it on blanks, so that from here on one feed is one batch
-        blank = self._images([self._as_held(Image.new("RGB", (8, 8)))], np.int32([[0, 0, 8, 8]])) | self._plain()
+        blank = self._images([self._as_held(Image.new(mode, (8, 8)))], np.int32([[0, 0, 8, 8]])) | self._plain()
         for _ in range(self.settings.ahead):
             feed(pipe, blank)
         pipe.schedule_run()

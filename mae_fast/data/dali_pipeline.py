@@ -57,7 +57,7 @@ def per_sample(flip: np.ndarray, colour: np.ndarray | None, **more: np.ndarray |
 
 
 def dali_resize(size: tuple[int, int], fits: bool = False) -> Callable:
-    """images (H, W, 3) of any size -> size, bicubic with antialiasing, by DALI.
+    """images (H, W, C) of any size -> size, bicubic with antialiasing, by DALI.
 
     fits: to the size in the input "fit" of each picture, of which `size` is then cut.
     """
@@ -100,10 +100,11 @@ def torch_resize(
     return resize
 
 
-def decoded(files, on_gpu: bool, settings: Settings):
-    """Files as uint8 (bytes,) -> their windows as RGB pixels, or with decode "random_crop" some window of DALI's."""
+def decoded(files, on_gpu: bool, grey: bool, settings: Settings):
+    """Files as uint8 (bytes,) -> their windows as RGB or grey pixels; with decode "random_crop", windows of its own."""
     options = dict(
         device="mixed" if on_gpu else "cpu",
+        output_type=types.GRAY if grey else types.RGB,
         adjust_orientation=False,  # Pillow and torchvision do not turn pictures by their EXIF data either
         jpeg_fancy_upsampling=True,  # the GPU's chroma like the CPU's
         hw_decoder_load=settings.hw_decoder_load,
@@ -124,10 +125,10 @@ def decoded(files, on_gpu: bool, settings: Settings):
 
 
 @pipeline_def(exec_dynamic=True)  # exec_dynamic: an output stays valid while it is held
-def pipeline(resize: Callable, on_gpu: bool, holds: str, coloured: bool, settings: Settings):
-    """uint8 (B, H, W, 3), on the GPU or not.
+def pipeline(resize: Callable, on_gpu: bool, holds: str, coloured: bool, grey: bool, settings: Settings):
+    """uint8 (B, H, W, C), on the GPU or not, C 1 where grey, else 3.
 
-    holds: what the source gives. Files, by path or as bytes, are decoded only inside their windows; pixels (H, W, 3)
+    holds: what the source gives. Files, by path or as bytes, are decoded only inside their windows; pixels (H, W, C)
     are cut already. coloured: with brightness, contrast and saturation per picture.
     """
     if holds != "pixels":
@@ -135,7 +136,7 @@ def pipeline(resize: Callable, on_gpu: bool, holds: str, coloured: bool, setting
         if holds == "path":
             # mapped files would end the process (SIGBUS) when one shrinks while it is read
             files = fn.io.file.read(files, dont_use_mmap=True)
-        images = decoded(files, on_gpu, settings)
+        images = decoded(files, on_gpu, grey, settings)
     else:
         images = fn.external_source(name="pixels", dtype=types.UINT8, layout="HWC")
         images = images.gpu() if on_gpu else images

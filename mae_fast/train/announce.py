@@ -8,6 +8,7 @@ from mae_fast.config import DTYPES
 from mae_fast.model.attention import ATTENTION, FUSED
 from mae_fast.model.precision import stream_dtype
 from mae_fast.ops import kernels
+from mae_fast.pixels import RGB
 from mae_fast.train.report import Report
 from mae_fast.train.run import Run
 
@@ -40,6 +41,10 @@ def announce(run: Run) -> None:
         run.batches * run.images_per_batch, run.loader.backend, run.images_per_batch * run.recipe.accum_iter,
         schedule.lr,
     )  # fmt: skip
+    pixels = run.loader.pixels
+    if pixels != RGB:
+        mean, std = (" ".join(f"{x:.4g}" for x in numbers) for numbers in (pixels.mean, pixels.std))
+        logger.info("pictures: %s; mean %s, std %s", pixels, mean, std)
     if schedule.warmup_epochs >= schedule.epochs:
         logger.info(
             "warmup_epochs %g >= epochs %d: the learning rate only rises", schedule.warmup_epochs, schedule.epochs

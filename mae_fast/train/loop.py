@@ -74,8 +74,8 @@ def train(run: Run) -> None:
 def prepare(run: Run) -> None:
     """Compile and capture, on a batch like the loader's, before the loader starts: the two would slow each other down,
     and a capture wants nobody else at work on the device."""
-    side, batch, device = run.recipe.data.input_size, run.resolved.batch_size, run.resolved.device
-    imgs = torch.zeros(batch, side, side, 3, dtype=torch.uint8, device=device)
+    batch, device = run.resolved.batch_size, run.resolved.device
+    imgs = run.loader.pixels.blank(batch, run.recipe.data.size, device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device) if run.loader.labelled else None
     if run.mix:
         imgs, labels = run.mix(imgs, labels, 0, 0)
@@ -84,6 +84,7 @@ def prepare(run: Run) -> None:
 
 def train_one_epoch(run: Run) -> None:
     position, accum = run.position, run.recipe.accum_iter
+    run.epoch_began = time.perf_counter()
     batches = islice(run.loader.epoch(position.epoch, position.batch), run.batches - position.batch)
     for imgs, labels in batches:
         at = position.epoch + position.batch / run.batches

@@ -57,6 +57,7 @@ class Run:
     report: Report | None = None  # rank 0 alone
     # Called on every rank after an epoch, with the run and the epoch; their numbers go into its line of log.txt.
     callbacks: list[Callable[["Run", int], dict[str, float]]] = field(default_factory=list)
+    epoch_began: float = 0.0  # time.perf_counter()
     last_checkpoint: Path | None = None
     save_is_due: bool = False  # the last one failed
     non_finite: int = 0  # in a row, so far

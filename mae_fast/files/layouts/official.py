@@ -6,6 +6,7 @@ import re
 from torch import Tensor
 
 from mae_fast.config import PRESETS
+from mae_fast.pixels import RGB
 
 State = dict[str, Tensor]
 
@@ -56,8 +57,13 @@ def split_head(state: State) -> tuple[State, State]:
 
 
 def describe(model) -> dict:
-    """The configuration of a `MaskedAutoencoderViT` or a classifier, as plain numbers that a checkpoint can hold."""
+    """The configuration of a `MaskedAutoencoderViT` or a classifier, as plain numbers that a checkpoint can hold.
+
+    pixel_type and value_range are there where files are not of 8 bits, as Hugging Face's and the official ones are.
+    """
     encoder, embed_dim = model.blocks[0], model.cls_token.shape[-1]
+    pixels = getattr(model, "pixels", RGB)  # a classifier's are of 8 bits
+    files = {"pixel_type": pixels.type, "value_range": list(pixels.value_range)}
     return {
         "img_size": list(model.patch_embed.img_size),
         "patch_size": model.patch_embed.patch_size[0],
@@ -69,6 +75,7 @@ def describe(model) -> dict:
         "norm_eps": encoder.norm1.eps,
         "mean": model.mean,
         "std": model.std,
+        **({} if pixels.as_bytes else files),
         **(_describe_decoder(model) if hasattr(model, "decoder_blocks") else {}),
     }
 
