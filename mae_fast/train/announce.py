@@ -8,6 +8,7 @@ from mae_fast.config import DTYPES
 from mae_fast.model.attention import ATTENTION, FUSED
 from mae_fast.model.precision import stream_dtype
 from mae_fast.ops import kernels
+from mae_fast.train.journal import device_name, versions
 from mae_fast.train.report import Report
 from mae_fast.train.run import Run
 
@@ -25,7 +26,28 @@ def begin_report(run: Run) -> None:
         return
     announce(run)
     start = position.epoch + position.batch / run.batches
-    run.report = Report(recipe.output_dir, recipe.log_dir, epochs, run.batches * run.images_per_batch, start)
+    images = run.batches * run.images_per_batch
+    run.report = Report(recipe.output_dir, recipe.log_dir, epochs, images, start, again=recipe.auto_resume)
+    run.report.note("start", epoch=start, **facts(run))
+
+
+def facts(run: Run) -> dict:
+    """What run.jsonl keeps of a process: what it does, on what, with which settings and versions."""
+    resolved, source = run.resolved, run.last_checkpoint
+    return {
+        "kind": "pretrain",
+        "model": resolved.model,
+        "parameters": sum(p.numel() for p in run.step.parameters),
+        "device": device_name(resolved.device),
+        "processes": resolved.world.size,
+        "step": how(run).split(";")[0],
+        "loader": run.loader.backend,
+        "effective_batch": run.images_per_batch * run.recipe.accum_iter,
+        "images": run.batches * run.images_per_batch,
+        "resumed_from": source and str(source),
+        "versions": versions(),
+        "settings": resolved.settings(run.recipe),
+    }
 
 
 def announce(run: Run) -> None:

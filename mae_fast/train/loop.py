@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 # there is nothing to wait for.
 WINDOW = {"cuda": 20, "cpu": 1}
 PATIENCE = 5  # non-finite losses in a row before the run gives up
+NAMED = 100  # bad images, at most, that run.jsonl names; all are counted
 
 
 class Diverged(RuntimeError):
@@ -59,7 +60,13 @@ def train(run: Run) -> None:
             train_one_epoch(run)
             finish_epoch(run)
     except LoaderError as error:
+        note_end(run, error)
         stop_for_loader(run, error)
+    except BaseException as error:
+        note_end(run, error)
+        raise
+    else:
+        note_end(run)
     finally:
         run.stop.restore()
         if run.report:
@@ -69,6 +76,13 @@ def train(run: Run) -> None:
         raise Diverged("no step was taken: none had a finite loss and gradient, so the weights are those of the start")
     if run.report and batches > 0:
         summarise(run, batches * run.images_per_batch / (time.perf_counter() - started))
+
+
+def note_end(run: Run, error: BaseException | None = None) -> None:
+    """Leave word in run.jsonl of how this process ended. Without it, it was killed or is still at work."""
+    if run.report:
+        text = "" if error is None else str(error) or type(error).__name__
+        run.report.note("end", text=text, complete=error is None)
 
 
 def prepare(run: Run) -> None:
@@ -82,6 +96,8 @@ def prepare(run: Run) -> None:
 
 def train_one_epoch(run: Run) -> None:
     position, accum = run.position, run.recipe.accum_iter
+    if run.report:
+        run.report.begin_epoch()
     batches = islice(run.loader.epoch(position.epoch, position.batch), run.batches - position.batch)
     for imgs, labels in batches:
         at = position.epoch + position.batch / run.batches
@@ -136,7 +152,8 @@ def finish_epoch(run: Run) -> None:
         epoch + 1, skipped=position.skipped, losses=[*position.losses, train_loss], layout=position.layout
     )
     if run.report:
-        run.report.epoch(epoch, train_lr, train_loss)  # before the checkpoint: a resumed run drops what is too much
+        # before the checkpoint: a resumed run drops what is too much
+        run.report.epoch(epoch, train_lr, train_loss, skipped=position.skipped, bad_images=len(run.loader.bad_images))
     if save_of_epoch(run, epoch) and run.report:
         run.report.picture()
 
@@ -177,6 +194,8 @@ def warn_of_bad_images(run: Run) -> None:
         name, reason = list(bad.items())[-1]
         run.warned_images = len(bad)
         run.report.say(f"skipped {len(bad)} bad images so far, the last one {name} ({reason})")
+        if len(bad) <= NAMED:
+            run.report.note("bad_images", count=len(bad), name=name, reason=reason)
 
 
 def last_good(run: Run) -> str:
