@@ -10,7 +10,8 @@ from typing import Any
 class Setting:
     """What holds for the values of one field. kind: int, float, str or bool; words: values allowed besides.
 
-    at_least, above, at_most: bounds of a number, `above` excluded. official: a flag of the official main_pretrain.py.
+    at_least, above, at_most: bounds of a number, `above` excluded. several: a tuple of such values fits too, each held
+    to all this. official: a flag of the official main_pretrain.py.
     """
 
     kind: type
@@ -22,12 +23,16 @@ class Setting:
     at_least: float = -math.inf
     above: float = -math.inf
     at_most: float = math.inf
+    several: bool = False
 
     def read(self, value: Any) -> Any:
         """A value as text or YAML gives it -> the same in the setting's type, not yet held to its range.
 
         None fits where it is the default. Raises ValueError saying which values fit.
         """
+        if self.several and isinstance(value, list | tuple) and value:
+            values = tuple(self.read(one) for one in value)
+            return values if len(values) > 1 else values[0]
         if value in self.words or (value is None and self.default is None):
             return value
         try:
@@ -47,6 +52,10 @@ class Setting:
 
     def check(self, value: Any) -> None:
         """ValueError saying what was expected of a value of another type, out of range, or not finite."""
+        if self.several and isinstance(value, tuple) and value:
+            for one in value:
+                self.check(one)
+            return
         if self.choices and value not in self.choices:
             raise ValueError(f"expected one of {', '.join(self.choices)}, got {value!r}")
         if value in self.words or (value is None and self.default is None):

@@ -13,6 +13,7 @@ from mae_fast.files import layouts
 from mae_fast.files.atomic import save_atomic
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.recipe import SETTINGS, Pretrain
+from mae_fast.setting import Setting
 
 OUTSIDE = [
     (name, value)
@@ -93,3 +94,15 @@ def test_an_error_names_no_flag_that_the_command_has_not(tmp_path, capsys):
     with pytest.warns(UserWarning, match="encoder only"):
         assert main(words.split()) == 1
     assert "mae-fast reconstruct: model: this one was loaded from an encoder-only" in capsys.readouterr().err
+
+
+def test_a_setting_of_several_numbers():
+    setting = Setting(int, 224, "", True, at_least=1, several=True)
+    assert setting.read([32, "48"]) == (32, 48) and setting.read([32]) == setting.read("32") == 32
+    setting.check((32, 48))
+    with pytest.raises(ValueError, match="expected at least 1, got 0"):
+        setting.check((32, 0))
+    with pytest.raises(ValueError, match="got \\(\\)"):
+        setting.check(())
+    with pytest.raises(ValueError, match="int"):
+        setting.read([32, "wide"])

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         else:
             about["type"] = number_or_auto if setting.words else setting.kind
             about["choices"] = setting.choices or None
+            about["nargs"] = "+" if setting.several else None
             about["metavar"] = "MODEL" if name == "model" else None
         groups[setting.official].add_argument(*spellings, **about)
         if setting.kind is bool and setting.default is not False:  # on, or left open: to be switched off
@@ -46,6 +47,7 @@ def number_or_auto(text: str) -> int | str:
 def recipe_of(args: argparse.Namespace) -> Pretrain:
     """The defaults, under the settings of --config, under the flags that were given."""
     given = {name: value for name, value in vars(args).items() if name in SETTINGS}
+    given |= {name: SETTINGS[name].read(value) for name, value in given.items() if isinstance(value, list)}
     return Pretrain.of(**(read_config(args.config) if args.config else {}) | given)
 
 

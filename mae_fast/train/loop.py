@@ -151,9 +151,11 @@ def finish_epoch(run: Run) -> None:
     run.position = Position(
         epoch + 1, skipped=position.skipped, losses=[*position.losses, train_loss], layout=position.layout
     )
+    more = {name: number for callback in run.callbacks for name, number in callback(run, epoch).items()}
     if run.report:
+        noted = {"skipped": position.skipped, "bad_images": len(run.loader.bad_images)}
         # before the checkpoint: a resumed run drops what is too much
-        run.report.epoch(epoch, train_lr, train_loss, skipped=position.skipped, bad_images=len(run.loader.bad_images))
+        run.report.epoch(epoch, train_lr, train_loss, more, noted)
     if save_of_epoch(run, epoch) and run.report:
         run.report.picture()
 

@@ -53,13 +53,13 @@ class Report:
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Count the time of an epoch from now on, without what comes between two."""
-        self.began, self.images = time.perf_counter(), 0
+        """Count images and seconds of an epoch from now on, until its last step."""
+        self.began, self.images, self.seconds = time.perf_counter(), 0, 0.0
 
     def steps(self, epoch: int, records: list[tuple[float, float, float]], images: int) -> None:
         """Show finished steps and write them as events. records: (fractional epoch, lr, loss) of each."""
         _, lr, loss = records[-1]
-        self.images += images
+        self.images, self.seconds = self.images + images, time.perf_counter() - self.began
         self.bar.update(images, f"epoch {epoch + 1}/{self.epochs}", f"loss {loss:.4f} lr {lr:.2e}")
         self._events(lambda: self._add(records))
 
@@ -69,16 +69,24 @@ class Report:
                 self.writer.add_scalar("train_loss", loss, int(at * 1000))
             self.writer.add_scalar("lr", lr, int(at * 1000))
 
-    def epoch(self, epoch: int, train_lr: float, train_loss: float, **facts) -> None:
-        """Add a finished epoch to log.txt; how fast it was, and facts, to run.jsonl."""
+    def epoch(
+        self, epoch: int, train_lr: float, train_loss: float, more: dict[str, float] | None = None, noted: dict | None = None
+    ) -> None:
+        """Add a finished epoch to log.txt. more: other numbers of it, which become events as well; noted: what run.jsonl
+        keeps of it besides its speed."""
         self.bar.epoch_end()
-        seconds = round(time.perf_counter() - self.began, 4)
-        self.note("epoch", epoch=epoch, seconds=seconds, images=self.images, **facts)
+        more, seconds = more or {}, round(self.seconds, 4)
+        self.note("epoch", epoch=epoch, seconds=seconds, images=self.images, **(noted or {}))
         if self.folder:
-            self.log.add({"train_lr": train_lr, "train_loss": train_loss, "epoch": epoch})
+            self.log.add({"train_lr": train_lr, "train_loss": train_loss, **more, "epoch": epoch})
             self._try(self.log.path, lambda _: self.log.write())
-        self._events(lambda: self.writer.flush())
+        self._events(lambda: self._add_epoch(epoch, more))
         self.begin_epoch()
+
+    def _add_epoch(self, epoch: int, numbers: dict[str, float]) -> None:
+        for name, number in numbers.items():
+            self.writer.add_scalar(name, number, 1000 * (epoch + 1))
+        self.writer.flush()
 
     def note(self, event: str, **facts) -> None:
         """Add an event to run.jsonl, see mae_fast.train.journal."""

@@ -1,5 +1,6 @@
 """A run: its recipe, what this machine made of it, and how far it is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +53,8 @@ class Run:
     stop: StopSignal
     noise: SampleNoise | None = None  # what masks are drawn from; None: the model draws its own
     report: Report | None = None  # rank 0 alone
+    # Called on every rank after an epoch, with the run and the epoch; their numbers go into its line of log.txt.
+    callbacks: list[Callable[["Run", int], dict[str, float]]] = field(default_factory=list)
     last_checkpoint: Path | None = None
     save_is_due: bool = False  # the last one failed
     non_finite: int = 0  # in a row, so far

@@ -4,14 +4,17 @@ import math
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mae_fast import ops
 from mae_fast.cli import main
 from mae_fast.data.loader import Loader
 from mae_fast.files.checkpoint import load_file, load_pretrained
 from mae_fast.train import Diverged, available_device, loop
+from mae_fast.train.assemble import assemble
+from mae_fast.train.loop import train
 from mae_fast.train.step import TrainingStep
-from tests.train.runs import flags, log, on_update, run, same
+from tests.train.runs import flags, log, on_update, parse, run, same
 
 
 def test_writes_what_the_official_script_writes(whole_run):
@@ -166,3 +169,12 @@ def test_signals_are_seen_after_so_many_batches_not_updates(photos, tmp_path, mo
     monkeypatch.setattr(loop, "read_window", lambda run: lengths.append(len(run.window)) or read(run))
     run(photos, tmp_path, "--accum_iter=2")
     assert lengths == [1] * 6
+
+
+def test_numbers_of_callbacks_go_into_the_log_and_events(photos, tmp_path):
+    run = assemble(parse(flags(photos, tmp_path)))
+    run.callbacks = [lambda run, epoch: {"probe": 10.0 + epoch}, lambda run, epoch: {}]
+    train(run)
+    assert [entry["probe"] for entry in log(tmp_path)] == [10, 11, 12]
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("probe")
+    assert [(event.step, event.value) for event in events] == [(1000, 10), (2000, 11), (3000, 12)]

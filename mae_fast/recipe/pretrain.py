@@ -1,9 +1,4 @@
-"""What a run is asked for: every setting once, with its type, default, range and help.
-
-The flags of `mae-fast pretrain`, the keys of a --config file and those of a tutorial's dictionary are made from these
-fields and held to their ranges. A recipe is frozen: what a run makes of it (`mae_fast.train.assemble.Resolved`) is
-another object.
-"""
+"""What `mae-fast pretrain` is asked for."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Self
