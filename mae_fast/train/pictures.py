@@ -1,0 +1,117 @@
+"""A few reconstructions of a run under way, for a person to see what the loss does not tell.
+
+output_dir/reconstructions/: original.png and masked.png, and epoch-N.png after some epochs, each a strip of the same
+pictures with the same patches masked. The report page (`mae-fast report`) shows them one below the other.
+"""
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mae_fast.config import DTYPES
+from mae_fast.data import make_eval_loader
+from mae_fast.data.sources import Some
+from mae_fast.files.atomic import write_atomic
+from mae_fast.model import MaskedAutoencoderViT
+from mae_fast.train.parallel import is_sharded
+from mae_fast.train.run import Run
+
+logger = logging.getLogger(__name__)
+PICTURES = 4
+TIMES = 10  # a run, the first and the last epoch among them
+SHARE = 0.01  # of the run's time, at most; only the first and the last pictures come whatever they take
+GREY, GAP = 0.5, 4  # a removed patch; pixels between two pictures
+
+
+class KeptPictures:
+    """A callback of a run (mae_fast.train.run). Rank 0 alone works; weights shared out over ranks have no pictures.
+
+    Draws no random number of torch's, and a disk that takes no pictures ends no run.
+    """
+
+    def __init__(self):
+        self.began, self.spent = time.monotonic(), 0.0
+        self.imgs: Tensor | None = None
+
+    def __call__(self, run: Run, epoch: int) -> dict[str, float]:
+        if run.report and run.report.folder and self.is_time(epoch, run.recipe.schedule.epochs):
+            if not is_sharded(run.step.module):
+                before = time.monotonic()
+                self.keep(run, epoch)
+                self.spent += time.monotonic() - before
+        return {}
+
+    def is_time(self, epoch: int, epochs: int) -> bool:
+        if epoch in (0, epochs - 1):
+            return True
+        return epoch in chosen(epochs) and self.spent < SHARE * (time.monotonic() - self.began)
+
+    def keep(self, run: Run, epoch: int) -> None:
+        folder = run.report.folder / "reconstructions"
+        try:
+            if self.imgs is None:
+                self.imgs = fixed_pictures(run)
+            original, masked, pasted = predict(run, self.imgs)
+            for name, pictures in (("original", original), ("masked", masked), (f"epoch-{epoch}", pasted)):
+                if pictures is pasted or not (folder / f"{name}.png").exists() or epoch == 0:
+                    write_strip(folder / f"{name}.png", pictures)
+        except OSError as error:
+            run.report.note("fault", text=f"no reconstructions after epoch {epoch + 1}: {error}")
+            logger.warning("%s: no reconstructions after epoch %d (%s). The run goes on", folder, epoch + 1, error)
+            return
+        run.report.note("pictures", epoch=epoch)
+
+
+def chosen(epochs: int) -> set[int]:
+    """At which epochs, from 0: close to each other at first, when pictures change fast."""
+    return {round((epochs - 1) * (i / (TIMES - 1)) ** 2) for i in range(TIMES)}
+
+
+def fixed_pictures(run: Run) -> Tensor:
+    """The same few of the run's images at every call, evenly spaced in its source, whole: as a loader gives them."""
+    source = run.loader.source
+    places = sorted({round(i * (len(source) - 1) / (PICTURES - 1)) for i in range(PICTURES)})
+    size, device = run.model.patch_embed.img_size, run.resolved.device
+    loader = make_eval_loader(Some(source, places), PICTURES, size, num_workers=0, device=device, backend="pillow")
+    imgs, _ = next(iter(loader.epoch(0)))
+    return imgs
+
+
+@torch.no_grad()
+def predict(run: Run, imgs: Tensor) -> list[Tensor]:
+    """Images -> what they are, what the encoder sees and what the model makes of it, each (B, C, H, W) in 0..1.
+
+    With norm_pix_loss the predictions are brought back with the mean and variance of the true patch.
+    """
+    model: MaskedAutoencoderViT = run.model
+    noise = torch.rand(len(imgs), model.patch_embed.num_patches, generator=torch.Generator().manual_seed(0))
+    training = model.training
+    model.eval()
+    try:
+        with torch.autocast(imgs.device.type, DTYPES[run.resolved.dtype], enabled=run.resolved.dtype != "fp32"):
+            _, pred, mask = model(imgs, run.recipe.mask_ratio, noise.to(imgs.device))
+    finally:
+        model.train(training)
+    target, pred, removed = model.patchify(imgs), pred.float(), mask[..., None] > 0
+    if model.norm_pix_loss:
+        pred = pred * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)
+    mean, std = (torch.tensor(v, device=imgs.device).view(1, -1, 1, 1) for v in (model.mean, model.std))
+    original, pasted = (
+        (model.unpatchify(x) * std + mean).clamp(0, 1) for x in (target, torch.where(removed, pred, target))
+    )
+    hidden = model.unpatchify(removed.expand_as(target).float())
+    return [original, original * (1 - hidden) + GREY * hidden, pasted]
+
+
+def write_strip(path: Path, pictures: Tensor) -> None:
+    """(B, C, H, W) in 0..1 -> a PNG with the pictures side by side; of more than three channels the first three."""
+    bands = pictures[:, :3] if pictures.shape[1] >= 3 else pictures[:, :1].expand(-1, 3, -1, -1)
+    pixels = (bands.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    padded = np.pad(pixels, ((0, 0), (0, 0), (0, GAP), (0, 0)), constant_values=255)
+    strip = np.concatenate(list(padded), axis=1)[:, :-GAP]
+    write_atomic(path, lambda file: Image.fromarray(strip).save(file, "PNG"))
