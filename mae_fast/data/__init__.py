@@ -1,6 +1,7 @@
 """Pictures for pretraining: sources, loaders, a check of the files, packing them, and sample photographs."""
 
 from mae_fast.data.check import check
+from mae_fast.data.evaluate import make_eval_loader
 from mae_fast.data.loader import make_loader
 from mae_fast.data.pack import How, pack
 from mae_fast.data.sources import open_source
@@ -14,6 +15,7 @@ __all__ = [
     "LoaderError",
     "LoaderStalled",
     "check",
+    "make_eval_loader",
     "make_loader",
     "open_source",
     "pack",

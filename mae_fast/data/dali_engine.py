@@ -47,7 +47,8 @@ class DaliEngine:
         self._coloured = bool(planner.augment.jitter or planner.augment.grey)
         self._pool = ThreadPoolExecutor(self.num_threads)
         self._on_gpu = device.type == "cuda"
-        self._resize = dali_resize(size) if self._on_gpu else torch_resize(size, self._pool)
+        self._size, fits = size, planner.fits
+        self._resize = dali_resize(size, fits) if self._on_gpu else torch_resize(size, self._pool, fits)
         self._folder = tempfile.mkdtemp(prefix="mae_fast-")  # for images that Pillow decodes for DALI
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._pipe = None
@@ -127,7 +128,7 @@ class DaliEngine:
             if self._holds == "path":
                 copies.append(Path(items[slot]))
             windows[slot, :2] = 0
-        return self._images(items, windows) | per_sample(plan.flip, plan.colour), copies
+        return self._images(items, windows) | per_sample(plan.flip, plan.colour, plan.fit), copies
 
     def _as_held(self, image: Image.Image) -> str | bytes | np.ndarray:
         """An image in the form in which the source holds its own."""
@@ -180,7 +181,8 @@ class DaliEngine:
 
     def _plain(self) -> dict:
         """Pipeline inputs that leave one sample as it is."""
-        return per_sample(np.zeros(1, np.int32), np.ones((1, 3), np.float32) if self._coloured else None)
+        colour = np.ones((1, 3), np.float32) if self._coloured else None
+        return per_sample(np.zeros(1, np.int32), colour, np.int32([[*self._size, 0, 0]]) if self.planner.fits else None)
 
     def _device_id(self) -> int | None:
         if not self._on_gpu:

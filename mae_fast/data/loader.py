@@ -16,6 +16,8 @@ from mae_fast.data.sampler import Sampler
 from mae_fast.data.sources import Source
 from mae_fast.data.watch import TIMEOUT, watched
 
+BACKENDS, ON_BAD = ("auto", "dali", "pillow"), ("skip", "stop", "convert")
+
 
 class Loader:
     """Epochs of batches. backend: "dali" or "pillow"; bad_images: {name: reason}, in the order they were met."""
@@ -48,6 +50,12 @@ class Loader:
         the loader was told to stop, or where no file is good; LoaderError where the loader died, and LoaderStalled
         where a batch took longer than timeout seconds.
         """
+        with contextlib.closing(self.indexed(epoch, start_batch)) as batches:
+            for images, labels, _ in batches:
+                yield images, labels
+
+    def indexed(self, epoch: int, start_batch: int = 0) -> Iterator[tuple[Tensor, Tensor | None, np.ndarray]]:
+        """The same, and which pictures of the source they are: int64 (B,)."""
         if self._open is not None:
             self._open.close()
         engine, planner = self._engine, self._engine.planner
@@ -58,7 +66,7 @@ class Loader:
                 if skipped and self._stop_at_bad:
                     raise planner.error(skipped[0])
                 self.bad_images |= {planner.source.name(index): planner.faults[index] for index in skipped}
-                yield images, self._labels(indices, images.device)
+                yield images, self._labels(indices, images.device), indices
 
     def _labels(self, indices: np.ndarray, device: torch.device) -> Tensor | None:
         labels = self._engine.planner.source.labels
@@ -89,15 +97,8 @@ def make_loader(
     16-bit files are converted, the unreadable are skipped); timeout: seconds that a batch may take; dali: its
     mae_fast.data.dali_pipeline.Settings, None as shipped. Raises ValueError, or ImportError for a missing DALI.
     """
-    for name, value, allowed in [
-        ("augment", augment, tuple(STRENGTHS)),
-        ("backend", backend, ("auto", "dali", "pillow")),
-        ("on_bad_image", on_bad_image, ("skip", "stop", "convert")),
-    ]:
-        if value not in allowed:
-            raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank: expected 0 to {world_size - 1}, as world_size is {world_size}; got {rank}")
+    check_words(augment=(augment, tuple(STRENGTHS)), backend=(backend, BACKENDS), on_bad_image=(on_bad_image, ON_BAD))
+    check_rank(rank, world_size)
     if batch_size < 1 or len(source) < batch_size * world_size:
         raise ValueError(
             f"batch_size: {len(source)} images do not fill one batch of {batch_size} on each of {world_size} processes "
@@ -108,12 +109,26 @@ def make_loader(
     workers = min(10, available_cpus()) if num_workers is None else num_workers
     sampler = Sampler(len(source), batch_size, seed, rank, world_size)
     planner = Planner(source, sampler, STRENGTHS[augment], convert=on_bad_image == "convert")
-    engine = _engine(backend)
+    engine = engine_named(backend)
     more = (dali,) if engine.name == "dali" else ()
     return Loader(engine(planner, size, workers, device, *more), on_bad_image == "stop", timeout)
 
 
-def _engine(backend: str) -> type:
+def check_words(**arguments: tuple[str, tuple[str, ...]]) -> None:
+    """ValueError for an argument that is none of the words it may be; each as name=(value, words)."""
+    for name, (value, allowed) in arguments.items():
+        if value not in allowed:
+            raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    """ValueError for a rank that is none of world_size."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: expected 0 to {world_size - 1}, as world_size is {world_size}; got {rank}")
+
+
+def engine_named(backend: str) -> type:
+    """ "auto", "dali" or "pillow" -> what makes batches. ImportError for a missing DALI."""
     installed = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
     if backend == "pillow" or (backend == "auto" and not installed):
         return PillowEngine

@@ -25,7 +25,10 @@ def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> np.ndarray | 
             return None
         top, left, height, width = plan.windows[slot].tolist()
         # crop first: resize(box=...) would let pixels from outside the window bleed in at its edges
-        image = image.crop((left, top, left + width, top + height)).resize(size[::-1], Image.Resampling.BICUBIC)
+        image = image.crop((left, top, left + width, top + height))
+        height, width, top, left = (*size, 0, 0) if plan.fit is None else plan.fit[slot].tolist()
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.crop((left, top, left + size[1], top + size[0]))
         if plan.flip[slot]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.asarray(image)

@@ -21,6 +21,8 @@ BAD_ADVICE = "repair or delete it, or use on_bad_image skip; mae-fast data check
 class Plan:
     """indices: int64 (B,) into the source; windows: int32 (B, 4) top, left, height, width; flip: int32 (B,) 0 or 1;
     colour: float32 (B, 3) brightness, contrast, saturation, or None; skipped: bad pictures that would have been here.
+    fit: int32 (B, 4) height and width that the window is resized to, top and left of what is cut from that; None where
+    it is resized to what the batch holds.
     """
 
     indices: np.ndarray
@@ -28,10 +30,13 @@ class Plan:
     flip: np.ndarray
     colour: np.ndarray | None
     skipped: list[int]
+    fit: np.ndarray | None = None
 
 
 class Planner:
     """Makes plans. Remembers for the life of the process the headers it has read and the pictures found bad."""
+
+    fits = False  # whether plans say how a whole picture is fitted
 
     def __init__(self, source: Source, sampler: Sampler, augment: Augment, convert: bool):
         """Plan batches of source. convert: CMYK, palette and 16-bit files count as good."""
@@ -49,16 +54,13 @@ class Planner:
         """
         if self._order[0] != epoch:
             self._order = (epoch, self.sampler.order(epoch))
-        order, first = self._order[1], self.sampler.first_place(batch)
-        places = range(first, first + self.sampler.batch_size)
+        order, places = self._order[1], self.sampler.places(batch)
         unread = [int(index) for index in order[places] if not self._known(index)]
         for index, header in zip(unread, map(self._header, unread), strict=True):
             self._learn(index, header)
         skipped: dict[int, None] = {}
         indices = np.array([self._first_good(order, place, skipped) for place in places])
-        draws = self.sampler.draws(epoch, batch, DRAWS)
-        windows = crop_windows(self.sizes[indices], draws, self.augment)
-        return Plan(indices, windows, flips(draws, self.augment), colours(draws, self.augment), list(skipped))
+        return self._arrange(epoch, batch, indices, list(skipped))
 
     def decode(self, index: int) -> Image.Image | None:
         """The whole picture in 8-bit RGB; None where it proves bad, which is then remembered."""
@@ -84,6 +86,12 @@ class Planner:
         reason = self.faults[index]
         advice = UNUSUAL_ADVICE if reason in UNUSUAL else BAD_ADVICE
         return BadImageError(f"{self.source.name(index)}: {reason}; {advice}")
+
+    def _arrange(self, epoch: int, batch: int, indices: np.ndarray, skipped: list[int]) -> Plan:
+        """The plan of a batch whose pictures are chosen."""
+        draws = self.sampler.draws(epoch, batch, DRAWS)
+        windows = crop_windows(self.sizes[indices], draws, self.augment)
+        return Plan(indices, windows, flips(draws, self.augment), colours(draws, self.augment), skipped)
 
     def _header(self, index: int) -> Header:
         return header_of(self.source, index)
