@@ -24,6 +24,7 @@ from mae_fast.train.loss import MAELoss
 from mae_fast.train.machine import available_device, products_in
 from mae_fast.train.newest import checkpoint_of, how_to_go_on
 from mae_fast.train.optim import make_optimizer
+from mae_fast.train.pictures import KeptPictures
 from mae_fast.train.run import Resolved, Run
 from mae_fast.train.run_state import Layout, Position, batch_size_of, load_run
 from mae_fast.train.step import TrainingStep
@@ -85,6 +86,8 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
         position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
     resolved = Resolved(model_name, device, world, dtype, batch_size, schedule)
     run = Run(recipe, resolved, model, step, loader, position, StopSignal(), noise, last_checkpoint=resume)
+    if recipe.output_dir:
+        run.callbacks.append(KeptPictures(source))
     if world.is_main:
         begin_report(run)
     return run

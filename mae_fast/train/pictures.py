@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mae_fast.config import DTYPES
 from mae_fast.data import make_eval_loader
-from mae_fast.data.sources import Some
+from mae_fast.data.sources import Source
 from mae_fast.files.atomic import write_atomic
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.train.parallel import is_sharded
@@ -29,42 +29,45 @@ GREY, GAP = 0.5, 4  # a removed patch; pixels between two pictures
 
 
 class KeptPictures:
-    """A callback of a run (mae_fast.train.run). Rank 0 alone works; weights shared out over ranks have no pictures.
+    """A callback of a run (mae_fast.train.run), with the source of its images.
 
-    Draws no random number of torch's, and a disk that takes no pictures ends no run.
+    Rank 0 alone works; weights that are shared out over ranks have no pictures. No random number is drawn, and whatever
+    goes wrong is said and ends no run.
     """
 
-    def __init__(self):
+    def __init__(self, source: Source):
+        self.source = source
         self.began, self.spent = time.monotonic(), 0.0
         self.imgs: Tensor | None = None
 
     def __call__(self, run: Run, epoch: int) -> dict[str, float]:
-        if run.report and run.report.folder and self.is_time(epoch, run.recipe.schedule.epochs):
-            if not is_sharded(run.step.module):
-                before = time.monotonic()
-                self.keep(run, epoch)
-                self.spent += time.monotonic() - before
+        wanted = run.report and run.report.folder and self.is_time(epoch, run.recipe.schedule.epochs)
+        if wanted and not is_sharded(run.step.module):
+            before = time.monotonic()
+            self.keep(run, epoch)
+            self.spent += time.monotonic() - before
         return {}
 
     def is_time(self, epoch: int, epochs: int) -> bool:
-        if epoch in (0, epochs - 1):
-            return True
-        return epoch in chosen(epochs) and self.spent < SHARE * (time.monotonic() - self.began)
+        in_time = self.spent < SHARE * (time.monotonic() - self.began)
+        return epoch in (0, epochs - 1) or (epoch in chosen(epochs) and in_time)
 
     def keep(self, run: Run, epoch: int) -> None:
         folder = run.report.folder / "reconstructions"
         try:
             if self.imgs is None:
-                self.imgs = fixed_pictures(run)
-            original, masked, pasted = predict(run, self.imgs)
-            for name, pictures in (("original", original), ("masked", masked), (f"epoch-{epoch}", pasted)):
-                if pictures is pasted or not (folder / f"{name}.png").exists() or epoch == 0:
-                    write_strip(folder / f"{name}.png", pictures)
-        except OSError as error:
-            run.report.note("fault", text=f"no reconstructions after epoch {epoch + 1}: {error}")
-            logger.warning("%s: no reconstructions after epoch %d (%s). The run goes on", folder, epoch + 1, error)
-            return
-        run.report.note("pictures", epoch=epoch)
+                self.imgs = fixed_pictures(self.source, run)
+            original, masked, predicted = predict(run, self.imgs)
+            if epoch == 0 or not (folder / "masked.png").exists():
+                write_strip(folder / "original.png", original)
+                write_strip(folder / "masked.png", masked)
+            write_strip(folder / f"epoch-{epoch}.png", predicted)
+        except Exception as error:  # of a disk, an image or a device: no picture is worth a run
+            reason = f"no reconstructions after epoch {epoch + 1}: {error}"
+            run.report.note("fault", text=reason)
+            logger.warning("%s: %s. The run goes on", folder, reason)
+        else:
+            run.report.note("pictures", epoch=epoch)
 
 
 def chosen(epochs: int) -> set[int]:
@@ -72,14 +75,15 @@ def chosen(epochs: int) -> set[int]:
     return {round((epochs - 1) * (i / (TIMES - 1)) ** 2) for i in range(TIMES)}
 
 
-def fixed_pictures(run: Run) -> Tensor:
-    """The same few of the run's images at every call, evenly spaced in its source, whole: as a loader gives them."""
-    source = run.loader.source
-    places = sorted({round(i * (len(source) - 1) / (PICTURES - 1)) for i in range(PICTURES)})
-    size, device = run.model.patch_embed.img_size, run.resolved.device
-    loader = make_eval_loader(Some(source, places), PICTURES, size, num_workers=0, device=device, backend="pillow")
-    imgs, _ = next(iter(loader.epoch(0)))
-    return imgs
+def fixed_pictures(source: Source, run: Run) -> Tensor:
+    """The same few images at every call, evenly spaced in the source and whole: as a loader gives them."""
+    count, data = min(PICTURES, len(source)), run.recipe.data
+    loader = make_eval_loader(
+        source, 1, run.model.patch_embed.img_size, num_workers=0, device=run.resolved.device, backend="pillow",
+        on_bad_image="convert" if data.on_bad_image == "convert" else "skip", timeout=data.loader_timeout,
+    )  # fmt: skip
+    first = (next(loader.epoch(0, i * len(source) // count)) for i in range(count))  # a batch is one image
+    return torch.cat([imgs for imgs, _ in first])
 
 
 @torch.no_grad()

@@ -70,10 +70,15 @@ class Report:
             self.writer.add_scalar("lr", lr, int(at * 1000))
 
     def epoch(
-        self, epoch: int, train_lr: float, train_loss: float, more: dict[str, float] | None = None, noted: dict | None = None
+        self,
+        epoch: int,
+        train_lr: float,
+        train_loss: float,
+        more: dict[str, float] | None = None,
+        noted: dict | None = None,
     ) -> None:
-        """Add a finished epoch to log.txt. more: other numbers of it, which become events as well; noted: what run.jsonl
-        keeps of it besides its speed."""
+        """Add a finished epoch to log.txt. more: other numbers of it, which become events as well; noted: for run.jsonl
+        besides its speed."""
         self.bar.epoch_end()
         more, seconds = more or {}, round(self.seconds, 4)
         self.note("epoch", epoch=epoch, seconds=seconds, images=self.images, **(noted or {}))

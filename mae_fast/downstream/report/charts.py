@@ -45,9 +45,10 @@ def line_chart(title: str, lines: list[Line], x_name: str, y_name: str, form: Ca
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in at]
     said = "; ".join(f"{line.name} from {form(line.points[0][1])} to {form(line.points[-1][1])}" for line in lines)
     label = escape(f"{title}: {said}, by {x_name}")
+    drawn = f"<title>{label}</title>{''.join(parts)}"
     return (
         f"<figure><figcaption>{escape(title)} <small>{escape(y_name)}</small></figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}"><title>{label}</title>{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{drawn}</svg>'
         f"{legend(lines) if len(lines) > 1 else ''}</figure>"
     )
 

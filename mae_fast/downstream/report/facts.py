@@ -49,7 +49,9 @@ class Facts:
     @cached_property
     def timed(self) -> list[dict]:
         """Epochs whose images and seconds are known, those computed twice included."""
-        epochs = [entry for entry in self.of("epoch") if all(is_number(entry.get(key)) for key in ("seconds", "images"))]
+        epochs = [
+            entry for entry in self.of("epoch") if all(is_number(entry.get(key)) for key in ("seconds", "images"))
+        ]
         return [entry for entry in epochs if entry["seconds"] > 0]
 
     @cached_property

@@ -33,7 +33,11 @@ def strips(facts: Facts) -> str:
     """The kept reconstructions, one strip an epoch, below the pictures that they are of."""
     folder, loss = facts.folder / "reconstructions", dict(facts.column("train_loss"))
     kept = facts.reconstructions()
-    named = [("the pictures, whole", folder / "original.png"), ("what the model sees", folder / "masked.png")] if kept else []
+    named = (
+        [("the pictures, whole", folder / "original.png"), ("what the model sees", folder / "masked.png")]
+        if kept
+        else []
+    )
     for epoch, path in kept:
         told = f", training loss {loss[epoch]:.4f}" if epoch in loss else ""
         named.append((f"after epoch {epoch}{told}", path))

@@ -145,9 +145,7 @@ def table(head, rows, kind: str = "") -> str:
     mark = f' class="{kind}"' if kind else ""
     heads = "".join(f"<th scope=col{mark}>{escape(str(cell))}</th>" for cell in head)
     lines = "".join(f"<tr>{''.join(f'<td{mark}>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
-    )
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def moment(seconds: float) -> str:
