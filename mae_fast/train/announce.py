@@ -33,7 +33,7 @@ def begin_report(run: Run) -> None:
 
 def facts(run: Run) -> dict:
     """What run.jsonl keeps of a process: what it does, on what, with which settings and versions."""
-    resolved, source = run.resolved, run.last_checkpoint
+    resolved, source, usual = run.resolved, run.last_checkpoint, type(run.recipe)().flat()
     return {
         "kind": "pretrain",
         "model": resolved.model,
@@ -47,6 +47,7 @@ def facts(run: Run) -> dict:
         "resumed_from": source and str(source),
         "versions": versions(),
         "settings": resolved.settings(run.recipe),
+        "changed": [name for name, value in run.recipe.flat().items() if value != usual[name]],
     }
 
 

@@ -60,7 +60,7 @@ def summary(facts: Facts) -> str:
     for key in facts.accuracies[:3]:
         items[key] = f"{facts.column(key)[-1][1]:.4g}"
     if facts.timed:
-        items |= {"time in epochs": duration(facts.seconds), "throughput": f"{facts.rate:.4g} images/s"}
+        items |= {"training time": duration(facts.seconds), "throughput": f"{speed(facts.rate)} images/s"}
     if "parameters" in start:
         items["parameters"] = f"{start['parameters'] / 1e6:.1f} M"
     if "images" in start:
@@ -89,12 +89,15 @@ def curves(facts: Facts) -> str:
 
 
 def throughput(facts: Facts) -> str:
-    began = (facts.of("start") or facts.timed)[0]["time"]
-    last = facts.timed[-1]["time"] - began
-    unit, size = next((u, s) for u, s in (("hours", 3600), ("minutes", 60), ("seconds", 1)) if last > 2 * s or s == 1)
-    points = [((entry["time"] - began) / size, entry["images"] / entry["seconds"]) for entry in facts.timed]
-    line = Line("images a second", sorted(points))
-    return line_chart("Throughput", [line], f"{unit} since the start", "images/s, an epoch a point")
+    """By the time spent in epochs, so that the hours between two processes leave no hole."""
+    units = {"hours": 3600, "minutes": 60}
+    unit, size = next(((unit, size) for unit, size in units.items() if facts.seconds > 2 * size), ("seconds", 1))
+    spent, points = 0.0, []
+    for entry in facts.timed:
+        spent += entry["seconds"]
+        points.append((spent / size, entry["images"] / entry["seconds"]))
+    line = Line("images a second", points)
+    return line_chart("Throughput", [line], f"{unit} of training", "images/s, an epoch a point")
 
 
 def numbers(facts: Facts) -> str:
@@ -102,19 +105,19 @@ def numbers(facts: Facts) -> str:
     keys = [key for key in ("train_loss", "train_lr", *facts.keys) if facts.column(key)]
     count = len(facts.epochs)
     chosen = sorted({round(i * (count - 1) / (ROWS - 1)) for i in range(ROWS)}) if count > ROWS else range(count)
-    speed = {entry.get("epoch"): entry["images"] / entry["seconds"] for entry in facts.timed}
-    head, rows = ["epoch", *keys, *(["images/s"] if speed else [])], []
+    rates = {entry.get("epoch"): speed(entry["images"] / entry["seconds"]) for entry in facts.timed}
+    head, rows = ["epoch", *keys, *(["images/s"] if rates else [])], []
     for entry in (facts.epochs[i] for i in chosen):
-        values = [entry.get(key) for key in keys] + ([speed.get(entry["epoch"])] if speed else [])
-        rows.append([str(entry["epoch"] + 1), *(f"{v:.5g}" if is_number(v) else "" for v in values)])
+        values = [f"{entry[key]:.5g}" if is_number(entry.get(key)) else "" for key in keys]
+        rows.append([str(entry["epoch"] + 1), *values, *([rates.get(entry["epoch"], "")] if rates else [])])
     return table(head, rows, "number")
 
 
 def faults(facts: Facts) -> str:
     if not facts.events:
         return "<p>This folder has no run.jsonl, so restarts, skipped images and versions are not known.</p>"
-    counts = {"steps without a finite loss, skipped": facts.skipped_steps, "bad images skipped": facts.bad_images}
-    told = "".join(f"<p>{count} {what}.</p>" for what, count in counts.items() if count)
+    counts = {"steps skipped, without a finite loss": facts.skipped_steps, "bad images skipped": facts.bad_images}
+    told = "".join(f"<p>{what}: {count}</p>" for what, count in counts.items() if count)
     if not facts.faults:
         return told or "<p>None.</p>"
     rows = [(moment(when), text) for when, text in facts.faults[-NAMED:]]
@@ -124,18 +127,13 @@ def faults(facts: Facts) -> str:
 
 
 def configuration(facts: Facts) -> str:
-    settings, changed = facts.start.get("settings", {}), set(facts.start.get("changed", ()))
-    if not settings:
-        return ""
-    order = sorted(settings, key=lambda name: (name not in changed, name))
-    rows = "".join(
-        f"<tr{' class=changed' if name in changed else ''}><th scope=row>{escape(name)}</th>"
-        f"<td>{escape(str(settings[name]))}</td></tr>"
-        for name in order
-    )
-    note = '<p class="soft">In bold: other than the default.</p>' if changed else ""
-    head = "<thead><tr><th scope=col>setting</th><th scope=col>value</th></tr></thead>"
-    return f"{note}<table>{head}<tbody>{rows}</tbody></table>"
+    settings, changed = facts.start.get("settings", {}), facts.start.get("changed")
+    if changed is None:  # an older journal, or not ours
+        return table(("setting", "value"), settings.items())
+    given = [(name, value) for name, value in settings.items() if name in changed]
+    rest = [(name, value) for name, value in settings.items() if name not in changed]
+    columns = table(("set for this run", "value"), given), table(("by default", "value"), rest)
+    return f'<div class="columns">{"".join(f"<div>{column}</div>" for column in columns if column)}</div>'
 
 
 def table(head, rows, kind: str = "") -> str:
@@ -146,6 +144,10 @@ def table(head, rows, kind: str = "") -> str:
     heads = "".join(f"<th scope=col{mark}>{escape(str(cell))}</th>" for cell in head)
     lines = "".join(f"<tr>{''.join(f'<td{mark}>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def speed(images: float) -> str:
+    return f"{images:,.0f}" if images >= 100 else f"{images:.1f}"
 
 
 def moment(seconds: float) -> str:

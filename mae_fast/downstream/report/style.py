@@ -33,8 +33,8 @@ svg.key { width: 26px; height: 10px; margin-right: .4rem; } svg.key line { strok
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.wide { columns: 2 20rem; column-gap: 2rem; } .wide tr { break-inside: avoid; }
-.changed th, .changed td { font-weight: 600; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 0 2rem; }
+.columns td:first-child { overflow-wrap: normal; }
 footer { margin-top: 2rem; color: var(--soft); font-size: .85rem; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
