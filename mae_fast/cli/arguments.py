@@ -6,7 +6,14 @@ from pathlib import Path
 
 from mae_fast.recipe import SETTINGS
 
-POSITIONAL = ("source", "out", "path", "folder", "logs", "run_dir")  # arguments that are no flags, but --out of reconstruct
+POSITIONAL = (
+    "source",
+    "out",
+    "path",
+    "folder",
+    "logs",
+    "run_dir",
+)  # arguments that are no flags, but --out of reconstruct
 
 
 def positive(text: str) -> int:

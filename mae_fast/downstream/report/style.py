@@ -39,7 +39,7 @@ footer { margin-top: 2rem; color: var(--soft); font-size: .85rem; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
   figure, tr, .facts div { break-inside: avoid; } h2 { break-after: avoid; }
-  .charts { grid-template-columns: 1fr 1fr; } .strips img { max-width: 15cm; }
+  .charts, .columns { grid-template-columns: 1fr 1fr; } .strips img { max-width: 13cm; }
   * { print-color-adjust: exact; }
 }
 """
