@@ -35,7 +35,7 @@ def facts(run: Run) -> dict:
     """What run.jsonl keeps of a process: what it does, on what, with which settings and versions."""
     resolved, source, usual = run.resolved, run.last_checkpoint, type(run.recipe)().flat()
     return {
-        "kind": "pretrain",
+        "kind": type(run.recipe).__name__.lower(),
         "model": resolved.model,
         "parameters": sum(p.numel() for p in run.step.parameters),
         "device": device_name(resolved.device),

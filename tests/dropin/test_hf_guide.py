@@ -1,4 +1,4 @@
-"""The path of Hugging Face's guides, plain and on our ops: pretrain, save, load the encoder into a classifier, train."""
+"""The path of Hugging Face's guides, plain and on our ops: pretrain, save, load the encoder into a classifier."""
 
 import pytest
 import torch
