@@ -46,9 +46,8 @@ def show_messages() -> None:
     logger.handlers = [Console()]
 
 
-def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    show_messages()
+def parse(argv: list[str]) -> argparse.Namespace:
+    """A command line -> its arguments, and `run`, which takes them. Leaves Python for --help and for a wrong one."""
     parser = argparse.ArgumentParser(prog="mae-fast", description="Pretrain Masked Autoencoders, fast.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
@@ -59,9 +58,15 @@ def main(argv: list[str] | None = None) -> int:
         )  # fmt: skip
         import_module(f"mae_fast.cli.{name}").add_arguments(command)
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command != "bench":
+    if rest and args.command != "bench":  # which has a parser of its own
         commands.choices[args.command].error(f"unrecognized arguments: {' '.join(rest)}")
     args.words = argv
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    show_messages()
+    args = parse(sys.argv[1:] if argv is None else argv)
     try:
         return args.run(args) or 0
     except (ValueError, OSError, ImportError) as error:
