@@ -94,6 +94,34 @@ def test_no_run_is_said(tmp_path, capsys):
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_page_of_a_stranger_s_files(tmp_path):
+    nasty = ["NaN", "1e999", "-1e29", "1e-320", str(10**400), '"<script>alert(1)</script>"', "[1]", "{}", "null"]
+    good = '{"event": "epoch", "time": 2, "epoch": 0, "seconds": 1, "images": 9}'
+    keys = [
+        "time",
+        "epoch",
+        "seconds",
+        "images",
+        "skipped",
+        "bad_images",
+        "text",
+        "parameters",
+        "settings",
+        "versions",
+        "changed",
+        "model",
+        "name",
+    ]
+    for kind in ("start", "epoch", "end", "fault", "pictures", "bad_images"):
+        events = [f'{{"event": "{kind}", "time": 5, "{key}": {value}}}' for key in keys for value in nasty]
+        (tmp_path / "run.jsonl").write_text("\n".join([good, *events, "[" * 10**5, good]))
+        lines = [f'{{"epoch": {value}, "train_loss": 1}}' for value in nasty]
+        lines += [f'{{"epoch": {i}, "train_loss": {value}, "<i>": {value}}}' for i, value in enumerate(nasty)]
+        (tmp_path / "log.txt").write_text("\n".join(lines))
+        page = write_report(tmp_path).read_text()
+        assert "<script" not in page and "<i>" not in page and page.endswith("</html>\n")
+
+
 def test_ticks_are_round_and_within():
     assert ticks(0.03, 0.97) == [0.2, 0.4, 0.6, 0.8]
     assert ticks(5, 5) == [5] and ticks(1e-5, 3.1e-4)[0] >= 1e-5

@@ -82,7 +82,7 @@ def scale(low: float, high: float, start: float, end: float) -> Callable[[float]
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers within low..high, about `count`; the value itself where there is one alone."""
     rough = (high - low) / count
-    if not rough > abs(high) * 1e-12:
+    if not rough > max(abs(high), abs(low), 1e-18) * 1e-12:
         return [low]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)

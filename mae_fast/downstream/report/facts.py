@@ -1,6 +1,5 @@
 """What a run's folder tells: log.txt, run.jsonl and the pictures kept beside them."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +8,9 @@ from mae_fast.train.journal import read_journal
 from mae_fast.train.report import read_log
 
 OFFICIAL = ("epoch", "train_loss", "train_lr", "n_parameters")
+# Of what a start tells. The files may be a stranger's: what is of another kind is left out.
+KINDS = {"model": str, "parameters": int, "images": int, "device": str, "step": str, "settings": dict,
+         "versions": dict, "changed": list}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Facts:
     @cached_property
     def start(self) -> dict:
         """The last start, empty where none was noted."""
-        return (self.of("start") or [{}])[-1]
+        last = (self.of("start") or [{}])[-1]
+        return {key: value for key, value in last.items() if isinstance(value, KINDS.get(key, object))}
 
     def column(self, key: str) -> list[tuple[float, float]]:
         """(epoch from 1, value) of each epoch that has the key."""
@@ -49,9 +52,8 @@ class Facts:
     @cached_property
     def timed(self) -> list[dict]:
         """Epochs whose images and seconds are known, those computed twice included."""
-        epochs = [
-            entry for entry in self.of("epoch") if all(is_number(entry.get(key)) for key in ("seconds", "images"))
-        ]
+        keys = ("epoch", "seconds", "images")
+        epochs = [entry for entry in self.of("epoch") if all(is_number(entry.get(key)) for key in keys)]
         return [entry for entry in epochs if entry["seconds"] > 0]
 
     @cached_property
@@ -83,7 +85,7 @@ class Facts:
                 if not ended:
                     found.append((entry, "the process before this one left no word of its end: it was killed"))
                 source = entry.get("resumed_from")
-                text = f"went on from {source}, at epoch {entry.get('epoch', 0) + 1:.4g}" if source else None
+                text = f"went on from {source}{at_epoch(entry)}" if source else None
                 if text is None and entry is not self.of("start")[0]:
                     text = "started anew, as there was no checkpoint yet"
             elif kind == "end" and not entry.get("complete"):
@@ -99,15 +101,18 @@ class Facts:
 
     @cached_property
     def skipped_steps(self) -> int:
-        return int(self.of("epoch")[-1].get("skipped", 0)) if self.of("epoch") else 0
+        return int(self._counts("skipped")[-1])
 
     @cached_property
     def bad_images(self) -> int:
-        return max((int(entry.get("bad_images") or 0) for entry in self.of("epoch")), default=0)
+        return int(max(self._counts("bad_images")))
+
+    def _counts(self, key: str) -> list[float]:
+        return [0, *(entry[key] for entry in self.of("epoch") if is_number(entry.get(key)))]
 
     def reconstructions(self) -> list[tuple[int, Path]]:
         """(epoch from 1, file) of the pictures kept, without those of an earlier run in the same folder."""
-        noted = {entry.get("epoch") for entry in self.of("pictures")}
+        noted = [entry.get("epoch") for entry in self.of("pictures")]
         found = []
         for path in (self.folder / "reconstructions").glob("epoch-*.png"):
             number = path.stem.removeprefix("epoch-")
@@ -121,11 +126,16 @@ def read_facts(folder: Path) -> Facts:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give the output_dir of a run")
     epochs = {entry["epoch"]: entry for entry in read_log(folder / "log.txt") if is_number(entry["epoch"])}
-    events = [entry for entry in read_journal(folder) if is_number(entry.get("time"))]
+    events = [entry for entry in read_journal(folder) if is_number(entry.get("time")) and 0 <= entry["time"] < 1e11]
     if not epochs and not events:
         raise FileNotFoundError(f"{folder}: no epoch in log.txt and no run.jsonl; give the output_dir of a run")
     return Facts(folder, list(epochs.values()), events)
 
 
+def at_epoch(entry: dict) -> str:
+    return f", at epoch {entry['epoch'] + 1:.4g}" if is_number(entry.get("epoch")) else ""
+
+
 def is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is one that can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30  # not NaN either
