@@ -1,5 +1,6 @@
-"""What the start of a run says of it: model, kernels, how the step runs, data, learning rate."""
+"""What the start of a run says of it: model, kernels, how the step runs, data, learning rate; and its end."""
 
+import contextlib
 import logging
 
 import torch
@@ -49,6 +50,20 @@ def facts(run: Run) -> dict:
         "settings": resolved.settings(run.recipe),
         "changed": [name for name, value in run.recipe.flat().items() if value != usual[name]],
     }
+
+
+@contextlib.contextmanager
+def end_noted(run: Run):
+    """Around all epochs: leave word in run.jsonl of how they ended. Without it the process was killed, or is at work."""
+    text = ""
+    try:
+        yield
+    except BaseException as error:
+        text = str(error) or type(error).__name__
+        raise
+    finally:
+        if run.report:
+            run.report.note("end", text=text, complete=not text)
 
 
 def announce(run: Run) -> None:

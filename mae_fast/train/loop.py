@@ -17,6 +17,7 @@ from mae_fast.files.lock import FolderLock
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.recipe import Pretrain
 from mae_fast.train import distributed
+from mae_fast.train.announce import end_noted
 from mae_fast.train.assemble import assemble
 from mae_fast.train.interrupt import Interrupted, LoaderFailed
 from mae_fast.train.optim import lr_at
@@ -54,19 +55,14 @@ def train(run: Run) -> None:
     epochs, started, first = run.recipe.schedule.epochs, time.perf_counter(), run.position
     first_batch = first.batch
     try:
-        if first.epoch < epochs:
-            prepare(run)
-        for _ in range(first.epoch, epochs):
-            train_one_epoch(run)
-            finish_epoch(run)
+        with end_noted(run):
+            if first.epoch < epochs:
+                prepare(run)
+            for _ in range(first.epoch, epochs):
+                train_one_epoch(run)
+                finish_epoch(run)
     except LoaderError as error:
-        note_end(run, error)
         stop_for_loader(run, error)
-    except BaseException as error:
-        note_end(run, error)
-        raise
-    else:
-        note_end(run)
     finally:
         run.stop.restore()
         if run.report:
@@ -76,13 +72,6 @@ def train(run: Run) -> None:
         raise Diverged("no step was taken: none had a finite loss and gradient, so the weights are those of the start")
     if run.report and batches > 0:
         summarise(run, batches * run.images_per_batch / (time.perf_counter() - started))
-
-
-def note_end(run: Run, error: BaseException | None = None) -> None:
-    """Leave word in run.jsonl of how this process ended. Without it, it was killed or is still at work."""
-    if run.report:
-        text = "" if error is None else str(error) or type(error).__name__
-        run.report.note("end", text=text, complete=error is None)
 
 
 def prepare(run: Run) -> None:
