@@ -54,7 +54,7 @@ def facts(run: Run) -> dict:
 
 @contextlib.contextmanager
 def end_noted(run: Run):
-    """Around all epochs: leave word in run.jsonl of how they ended. Without it the process was killed, or is at work."""
+    """Around all epochs: leave word in run.jsonl of how they ended. Without it the process was killed or is at work."""
     text = ""
     try:
         yield
