@@ -64,7 +64,7 @@ def summary(facts: Facts) -> str:
     if "parameters" in start:
         items["parameters"] = f"{start['parameters'] / 1e6:.1f} M"
     if "images" in start:
-        items["images an epoch"] = f"{start['images']:,}"
+        items["images/epoch"] = f"{start['images']:,}"
     cells = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in items.items())
     where = [start.get("device"), start.get("step"), settings.get("data_path")]
     line = " · ".join(escape(str(word)) for word in where if word)

@@ -9,10 +9,10 @@ h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .25rem; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; padding-bottom: .25rem; border-bottom: 2px solid var(--line); }
 p { margin: .4rem 0; }
 small, .soft { color: var(--soft); font-size: .85rem; font-weight: normal; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .5rem; margin: 1rem 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.6rem, 1fr)); gap: .5rem; margin: 1rem 0; }
 .facts div { border: 1px solid var(--line); border-radius: .4rem; padding: .4rem .7rem; }
 .facts dt { color: var(--soft); font-size: .8rem; }
-.facts dd { margin: 0; font-size: 1.15rem; font-weight: 600; }
+.facts dd { margin: 0; font-size: 1.02rem; font-weight: 600; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-weight: 600; }
@@ -24,8 +24,8 @@ svg polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .2rem 0 0; padding: 0;
   font-size: .85rem; }
 svg.key { width: 26px; height: 10px; margin-right: .4rem; } svg.key line { stroke-width: 2; }
-.strips figure { margin: 0 0 .6rem; }
-.strips img { width: 100%; max-width: 40rem; height: auto; display: block; image-rendering: auto; }
+.strips { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: .7rem 1.2rem; }
+.strips img { width: 100%; height: auto; display: block; }
 .strips img.small { image-rendering: pixelated; }
 .strips figcaption { font-weight: normal; font-size: .85rem; color: var(--soft); }
 .picture img { max-width: 100%; height: auto; }
@@ -39,7 +39,7 @@ footer { margin-top: 2rem; color: var(--soft); font-size: .85rem; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
   figure, tr, .facts div { break-inside: avoid; } h2 { break-after: avoid; }
-  .charts, .columns { grid-template-columns: 1fr 1fr; } .strips img { max-width: 13cm; }
+  .charts, .columns, .strips { grid-template-columns: 1fr 1fr; }
   * { print-color-adjust: exact; }
 }
 """
