@@ -30,11 +30,34 @@ class Sampler:
         """Where this rank's batch begins; its places follow one another."""
         return (batch * self.world_size + self.rank) * self.batch_size
 
+    def places(self, batch: int) -> range:
+        """This rank's places in a batch of the epoch."""
+        first = self.first_place(batch)
+        return range(first, first + self.batch_size)
+
     def draws(self, epoch: int, batch: int, count: int) -> np.ndarray:
         """float64 (batch_size, count), uniform in [0, 1): a row belongs to its place."""
         counters = -(-count // _COUNTER)
         generator = _generator(_DRAWS, self.seed, epoch, counter=self.first_place(batch) * counters)
         return generator.random((self.batch_size, counters * _COUNTER))[:, :count]
+
+
+class InOrder(Sampler):
+    """One rank's share of every picture once, in the source's order: no random numbers, and the last batch is short."""
+
+    def __init__(self, size: int, batch_size: int, rank: int, world_size: int):
+        super().__init__(size, batch_size, 0, rank, world_size)
+
+    def __len__(self) -> int:
+        """Batches on this rank, on some ranks one fewer than on others."""
+        return max(0, -(-(self.size - self.rank * self.batch_size) // (self.batch_size * self.world_size)))
+
+    def order(self, epoch: int) -> np.ndarray:
+        return np.arange(self.size)
+
+    def places(self, batch: int) -> range:
+        first = self.first_place(batch)
+        return range(first, min(first + self.batch_size, self.size))
 
 
 def _generator(*key: int, counter: int = 0) -> np.random.Generator:

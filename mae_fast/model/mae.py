@@ -19,14 +19,16 @@ from mae_fast.model.positions import sincos_2d
 from mae_fast.model.precision import compute_dtype, stream_dtype
 from mae_fast.model.reconstruction import Reconstruction
 from mae_fast.model.stream import Stream, add_norm
+from mae_fast.pixels import Pixels
 
 
 class MaskedAutoencoderViT(Reconstruction):
     """Masked Autoencoder with a Vision Transformer backbone.
 
     img_size: pixels, an int or (height, width); patch_size divides both. mean, std: per channel, of pixels in 0..1,
-    used for uint8 images alone (default ImageNet's for three channels, else 0.5). loss: the error of predicted pixels,
-    a key of mae_fast.model.losses.PIXEL_LOSSES. attention: who computes it, a key of
+    used for uint8 images alone (default ImageNet's for three channels, else 0.5). pixel_type, value_range: of values in
+    the files it was trained on, for those who open pictures for it (mae_fast.pixels). loss: the error of predicted
+    pixels, a key of mae_fast.model.losses.PIXEL_LOSSES. attention: who computes it, a key of
     mae_fast.model.attention.ATTENTION. draw_noise: what masks are drawn from, see mae_fast.model.masking.
     Images are float (B, C, H, W), normalised, or uint8 (B, H, W, C), straight from a loader.
     """
@@ -52,6 +54,8 @@ class MaskedAutoencoderViT(Reconstruction):
         decoder_mlp_ratio: float | None = None,  # default: mlp_ratio
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        pixel_type: str = "uint8",
+        value_range: tuple[float, float] | None = None,  # default: by pixel_type
         loss: str = "mse",
         attention: str = "auto",
         draw_noise: Callable = masking.uniform,
@@ -59,13 +63,9 @@ class MaskedAutoencoderViT(Reconstruction):
         super().__init__()
         attend = attention_named(attention)
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        if in_chans < 1:
-            raise ValueError(f"in_chans: expected at least 1, got {in_chans}")
         check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, decoder_num_heads)
-        self.mean = list(mean or (config.IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans))
-        self.std = list(std or (config.IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans))
-        if not len(self.mean) == len(self.std) == in_chans:
-            raise ValueError(f"mean, std: expected {in_chans} numbers each (in_chans), got {mean} and {std}")
+        self.pixels = Pixels(in_chans, pixel_type, value_range, mean, std)
+        self.mean, self.std = list(self.pixels.mean), list(self.pixels.std)
         check_loss(loss, norm_pix_loss)
         self.in_chans, self.norm_pix_loss, self.loss, self.draw_noise = in_chans, norm_pix_loss, loss, draw_noise
         self.missing_decoder_keys: tuple[str, ...] = ()  # set by load_pretrained for an encoder-only checkpoint
@@ -153,10 +153,16 @@ class MaskedAutoencoderViT(Reconstruction):
         pred = self.decoder_pred(add_norm(self._run(self.decoder_blocks, x, 1 + len_keep), self.decoder_norm)[1])
         return pred, ids_shuffle[:, len_keep:]
 
-    def encode(self, imgs: Tensor) -> Tensor:
-        """Features of the whole image, nothing masked: (B, 1+L, D), cls first, then patches in image order."""
+    def encode(self, imgs: Tensor, layer: int | None = None) -> Tensor:
+        """Features of the whole image, nothing masked: (B, 1+L, D), cls first, then patches in image order.
+
+        layer: None for those after the last block and its norm; N for those after N blocks, without a norm.
+        """
         self.patch_embed.check(imgs)
-        return self.norm(self._encoder(imgs, self.patch_embed.all_ids(imgs)).sum())
+        if layer is not None and not 0 <= layer <= len(self.blocks):
+            raise ValueError(f"layer: expected 0 to {len(self.blocks)}, the blocks of this encoder; got {layer}")
+        x = self._encoder(imgs, self.patch_embed.all_ids(imgs), layer).sum()
+        return self.norm(x) if layer is None else x
 
     def _draw_mask(self, imgs: Tensor, mask_ratio: float, noise: Tensor | None, for_loss=False, several=False):
         self.patch_embed.check(imgs)
@@ -169,15 +175,18 @@ class MaskedAutoencoderViT(Reconstruction):
             )
         return *drawn, len_keep
 
-    def _encoder(self, imgs: Tensor, ids_BK: Tensor) -> Stream:
-        """The patches `ids` of each image -> (B, 1+K, D), before the norm; ids (k B, K) of k masks -> k B rows."""
+    def _encoder(self, imgs: Tensor, ids_BK: Tensor, layer: int | None = None) -> Stream:
+        """The patches `ids` of each image -> (B, 1+K, D), after so many blocks, or all, before the norm.
+
+        ids (k B, K) of k masks of each image -> k B rows.
+        """
         dtype = compute_dtype(imgs.device, self.patch_embed.proj.weight.dtype)
         p, sets = self.patch_embed.patch_size[0], masking.of_each(ids_BK, len(imgs))
         patches = [ops.gather_patches(imgs, ids, p, self.mean, self.std, dtype) for ids in sets]
         patches = patches[0] if len(patches) == 1 else torch.cat(patches)
         x = self.patch_embed(patches) + F.embedding(ids_BK, self.pos_embed[0, 1:])
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        return self._run(self.blocks, torch.cat([cls, x], dim=1))
+        return self._run(self.blocks[:layer], torch.cat([cls, x], dim=1))
 
     def _run(self, blocks: nn.ModuleList, x_BND: Tensor, first: int = 0) -> Stream:
         parameters, device = self.cls_token.dtype, x_BND.device

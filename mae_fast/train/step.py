@@ -84,9 +84,8 @@ class TrainingStep:
         self.device = self.parameters[0].device
         graphs_work = self.device.type == "cuda" and distributed.size() == 1 and not self.others
         if cuda_graphs and not graphs_work:
-            raise ValueError(
-                f"cuda_graphs: needs CUDA, one process, one optimizer; got {self.device}, {distributed.size()}"
-            )
+            got = f"{self.device} and {distributed.size()}" + ", and a second optimizer" * bool(self.others)
+            raise ValueError(f"cuda_graphs: needs a CUDA device and one process; got {got}")
         if accumulate < 1:
             raise ValueError(f"accumulate: expected at least 1 batch, got {accumulate}")
         check_update(clip_grad, optimizer, *self.others)
@@ -105,8 +104,8 @@ class TrainingStep:
         if cuda_graphs or (cuda_graphs is None and self.compiled and graphs_work):
             self.graphs = StepGraphs(weakref.proxy(self), CudaCapture(self.device))
         self.taken = torch.zeros((), dtype=torch.int64, device=self.device)  # updates that changed the weights
-        self._tried = False  # the compiled passes have run
-        self._batches, self._sum = 0, torch.zeros((), device=self.device)
+        self._tried, self._batches = False, 0  # the compiled passes have run; batches since the last update
+        self._sum = torch.zeros((), device=self.device)
 
     def __call__(self, imgs: Tensor, lr: float, labels: Tensor | None = None) -> Tensor | None:
         """-> the mean loss of the step, on the device, NaN where the update was skipped; None where more batches come
