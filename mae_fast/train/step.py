@@ -53,8 +53,7 @@ class TrainingStep:
     Autoencoder stands for its MAELoss at mask_ratio. optimizer: a fused one, as of make_optimizer. dtype: of the matrix
     products; float16 scales the loss. clip_grad: largest norm of the gradient. In an initialised process group
     gradients are averaged over its ranks, exchanged in grad_dtype. A step whose loss or gradient is not finite does
-    nothing, which is decided on the device. A part of the loss that has an optimizer of its own, as Adversarial has, is
-    stepped by that, unclipped, at its own lr, and no CUDA graph is made.
+    nothing, which is decided on the device. What has an optimizer of its own, as Adversarial has, is stepped by it.
 
     compile, cuda_graphs: True: must, else an error; False: no; None: where it pays, and where it turns out not to work
     a warning says why. compile pays on CUDA, and on a CPU if `images`, the images that this process will train on, make
