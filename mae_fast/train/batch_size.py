@@ -81,7 +81,7 @@ def search(fits: Callable[[int], bool], guess: int, limit: int) -> int:
     return largest
 
 
-def _fits(model: nn.Module, batch: int, dtype: torch.dtype, mask_ratio: float, held: int, masks: int) -> bool:
+def _fits(model: nn.Module, batch: int, dtype: torch.dtype, mask_ratio: float, held: int, masks: int = 1) -> bool:
     """Whether two forward and backward passes go through, the second on top of gradients, with `held` bytes taken."""
     device = next(model.parameters()).device
     try:
