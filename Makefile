@@ -9,12 +9,14 @@ READY := $(VENV)/.ready
 .PHONY: setup demo test bench test-cpus sanitize lint clean
 setup: $(READY)
 
-# torch first: the extension is compiled against it, and the other packages then find it in place.
+# torch first: the extension is compiled against it, and the other packages then find it in place. timm last and alone:
+# its torchvision does not import beside a CPU build of torch, and where it is installed transformers wants it.
 $(READY): setup.py pyproject.toml constraints.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip setuptools wheel
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy ninja
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dali,test]" triton
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps timm
 	touch $@
 
 demo: setup

@@ -10,7 +10,12 @@ from mae_fast.cli.arguments import name_flag
 # The module of that name has add_arguments(parser), which sets run(args) -> exit code or None.
 COMMANDS = {
     "pretrain": "train a Masked Autoencoder on a folder of images",
+    "finetune": "train a classifier on a pretrained encoder, all weights of it",
+    "linprobe": "train one linear layer on the features of a pretrained encoder",
     "reconstruct": "draw what a checkpoint makes of masked images",
+    "knn": "judge an encoder by nearest neighbours or logistic regression of its features",
+    "features": "write the features of every picture of a data set",
+    "attention": "draw where the encoder of a checkpoint looks",
     "report": "write a run as one HTML page: curves, reconstructions, settings, faults",
     "convert": "write a checkpoint in the layout of another codebase",
     "data": "check a folder of images, pack it into shards, or make one of sample photographs",

@@ -185,6 +185,7 @@ def _arguments(fast: MaskedAutoencoderViT) -> dict:
     """What the reference is made with to be the same model."""
     kwargs = layouts.describe(fast)
     eps = kwargs.pop("norm_eps")
+    kwargs = {name: value for name, value in kwargs.items() if name not in ("pixel_type", "value_range")}
     return kwargs | {"img_size": tuple(kwargs["img_size"]), "norm_layer": partial(nn.LayerNorm, eps=eps)}
 
 

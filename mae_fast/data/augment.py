@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mae_fast.config import IMAGENET_MEAN
+
 ATTEMPTS = 10
-TOP, LEFT, FLIP, BRIGHTNESS, CONTRAST, SATURATION, GREY = range(2 * ATTEMPTS, 2 * ATTEMPTS + 7)
-DRAWS = 2 * ATTEMPTS + 7  # random numbers per picture: areas, ratios, then the columns named above
+TOP, LEFT, FLIP, BRIGHTNESS, CONTRAST, SATURATION, GREY, SEED = range(2 * ATTEMPTS, 2 * ATTEMPTS + 8)
+DRAWS = 2 * ATTEMPTS + 8  # random numbers per picture: areas, ratios, then the columns named above
 LUMA = np.float32([0.299, 0.587, 0.114])
 
 
@@ -18,6 +20,9 @@ class Augment:
     """scale: area of the crop as a share of the picture; ratio: its width / height; flip, grey: probabilities.
 
     jitter: brightness, contrast and saturation are each multiplied by a factor in 1 - jitter .. 1 + jitter.
+    attempts: crops drawn until one fits; after the last, none: the largest centred one, or with a single attempt that
+    one, cut off at the picture's sides, as the official linear probe does. policy: of RandAugment, in timm's words
+    ("rand-m9-mstd0.5-inc1"), for 8-bit RGB; fill: what it fills uncovered corners with.
     """
 
     scale: tuple[float, float] = (0.2, 1.0)
@@ -25,6 +30,9 @@ class Augment:
     flip: float = 0.5
     jitter: float = 0.0
     grey: float = 0.0
+    attempts: int = ATTEMPTS
+    policy: str = ""
+    fill: tuple[int, ...] = tuple(round(255 * x) for x in IMAGENET_MEAN)
 
 
 STRENGTHS = {"light": Augment(), "medium": Augment(jitter=0.2), "strong": Augment(jitter=0.4, grey=0.2)}
@@ -42,6 +50,8 @@ def crop_windows(sizes: np.ndarray, draws: np.ndarray, augment: Augment) -> np.n
     low, high = np.log(augment.ratio)
     ratio = np.exp(low + (high - low) * draws[:, ATTEMPTS : 2 * ATTEMPTS])
     tall, wide = np.rint(np.sqrt(area / ratio)), np.rint(np.sqrt(area * ratio))  # (B, ATTEMPTS)
+    if augment.attempts == 1:
+        tall, wide = np.clip(tall, 1, height), np.clip(wide, 1, width)
     fits = (tall >= 1) & (tall <= height) & (wide >= 1) & (wide <= width)
     first = fits.argmax(axis=1)[:, None]
     tall, wide = np.take_along_axis(tall, first, 1)[:, 0], np.take_along_axis(wide, first, 1)[:, 0]
@@ -67,6 +77,11 @@ def colours(draws: np.ndarray, augment: Augment) -> np.ndarray | None:
     factors = 1 + augment.jitter * (2 * draws[:, [BRIGHTNESS, CONTRAST, SATURATION]] - 1)
     factors[draws[:, GREY] < augment.grey, 2] = 0
     return factors.astype(np.float32)
+
+
+def seeds(draws: np.ndarray, augment: Augment) -> np.ndarray | None:
+    """int32 (B,): what RandAugment draws from; None where there is no policy."""
+    return (draws[:, SEED] * 2**31).astype(np.int32) if augment.policy else None
 
 
 def apply_colour(image: np.ndarray, factors: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from mae_fast.data.dali_pipeline import SHIPPED, Settings, dali_resize, feed, per_sample, pipeline, torch_resize
 from mae_fast.data.plan import Plan, Planner
+from mae_fast.data.timm_parts import rand_augment
 
 
 @dataclass
@@ -43,18 +44,17 @@ class DaliEngine:
     ):  # fmt: skip
         self.planner, self.device, self.num_threads = planner, device, max(1, num_threads)
         self.settings = settings or SHIPPED
-        self._holds = planner.source.holds
-        self._coloured = bool(planner.augment.jitter or planner.augment.grey)
+        self._holds, self._coloured = planner.source.holds, bool(planner.augment.jitter or planner.augment.grey)
         self._pool = ThreadPoolExecutor(self.num_threads)
-        self._on_gpu = device.type == "cuda"
-        self._size, fits = size, planner.fits
-        self._resize = dali_resize(size, fits) if self._on_gpu else torch_resize(size, self._pool, fits)
+        self._size, fits, self._policy = size, planner.fits, rand_augment(planner.augment, size)
+        self._on_gpu = device.type == "cuda" and self._policy is None  # RandAugment is Pillow's
+        self._resize = dali_resize(size, fits) if self._on_gpu else torch_resize(size, self._pool, fits, self._policy)
         self._folder = tempfile.mkdtemp(prefix="mae_fast-")  # for images that Pillow decodes for DALI
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._pipe = None
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, np.ndarray, list[int]]]:
-        """Yield (uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
+        """Yield (uint8 (B, H, W, C), which images of the source, skipped ones) from batch `start` on."""
         running: deque[_Job] = deque()
         numbers = iter(range(start, len(self.planner.sampler)))
         try:
@@ -98,7 +98,7 @@ class DaliEngine:
     def _collect(self) -> torch.Tensor:
         stream = torch.cuda.current_stream(self.device) if self._on_gpu else None
         (images,) = self._pipe.outputs(stream)
-        return torch.from_dlpack(images.as_tensor())
+        return torch.from_dlpack(images.as_tensor()).to(self.device, non_blocking=True)
 
     def _drain(self) -> None:
         """Take what is still in the making, so that nothing runs on and the next epoch starts clean."""
@@ -128,12 +128,12 @@ class DaliEngine:
             if self._holds == "path":
                 copies.append(Path(items[slot]))
             windows[slot, :2] = 0
-        return self._images(items, windows) | per_sample(plan.flip, plan.colour, plan.fit), copies
+        return self._images(items, windows) | per_sample(plan.flip, plan.colour, fit=plan.fit, seed=plan.seeds), copies
 
     def _as_held(self, image: Image.Image) -> str | bytes | np.ndarray:
         """An image in the form in which the source holds its own."""
         if self._holds == "pixels":
-            return np.asarray(image)
+            return np.asarray(image).reshape(image.height, image.width, -1)
         content = io.BytesIO()
         image.save(content, "PPM")
         if self._holds == "bytes":
@@ -159,21 +159,16 @@ class DaliEngine:
         }
 
     def _build(self, batch_size: int):
+        mode = self.planner.pixels.mode
         pipe = pipeline(
-            self._resize,
-            self._on_gpu,
-            self._holds,
-            self._coloured,
-            self.settings,
-            prefetch_queue_depth=self.settings.ahead,
-            batch_size=batch_size,
-            num_threads=self.num_threads,
+            self._resize, self._on_gpu, self._holds, self._coloured, mode == "L", self.settings,
+            prefetch_queue_depth=self.settings.ahead, batch_size=batch_size, num_threads=self.num_threads,
             device_id=self._device_id(),
-        )
+        )  # fmt: skip
         # DALI's first run is `ahead` runs at once; spend it on blanks, so that from here on one feed is one batch
-        inputs = self._images([self._as_held(Image.new("RGB", (8, 8)))], np.int32([[0, 0, 8, 8]]))
+        blank = self._images([self._as_held(Image.new(mode, (8, 8)))], np.int32([[0, 0, 8, 8]])) | self._plain()
         for _ in range(self.settings.ahead):
-            feed(pipe, inputs | self._plain())
+            feed(pipe, blank)
         pipe.schedule_run()
         for _ in range(self.settings.ahead):
             pipe.outputs()
@@ -182,12 +177,12 @@ class DaliEngine:
     def _plain(self) -> dict:
         """Pipeline inputs that leave one sample as it is."""
         colour = np.ones((1, 3), np.float32) if self._coloured else None
-        return per_sample(np.zeros(1, np.int32), colour, np.int32([[*self._size, 0, 0]]) if self.planner.fits else None)
+        fit = np.int32([[*self._size, 0, 0]]) if self.planner.fits else None
+        return per_sample(np.zeros(1, np.int32), colour, fit=fit, seed=np.zeros(1, np.int32) if self._policy else None)
 
     def _device_id(self) -> int | None:
-        if not self._on_gpu:
-            return None
-        return torch.cuda.current_device() if self.device.index is None else self.device.index
+        here = torch.cuda.current_device() if self._on_gpu and self.device.index is None else self.device.index
+        return here if self._on_gpu else None
 
     def _condemn_culprits(self, running: deque[_Job], error: RuntimeError) -> None:
         """Mark the files that ended the pipeline: bad where Pillow cannot decode them either, else Pillow's to decode.

@@ -13,6 +13,7 @@ import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 import torch
 from nvidia.dali import pipeline_def
+from PIL import Image
 
 from mae_fast.data.augment import ATTEMPTS, STRENGTHS
 
@@ -47,16 +48,16 @@ def feed(pipe, inputs: dict) -> None:
         pipe.feed_input(name, values)
 
 
-def per_sample(flip: np.ndarray, colour: np.ndarray | None, fit: np.ndarray | None = None) -> dict:
-    """Inputs of a few numbers a picture. flip: int32 (B,); colour: float32 (B, 3), fit: int32 (B, 4), or None."""
-    inputs = {"flip": flip}
+def per_sample(flip: np.ndarray, colour: np.ndarray | None, **more: np.ndarray | None) -> dict:
+    """Inputs of a few numbers a picture. flip: int32 (B,); colour: float32 (B, 3), or None; more: int32, or None."""
+    inputs = {"flip": flip} | {name: values for name, values in more.items() if values is not None}
     if colour is not None:
         inputs |= dict(zip(COLOURS, np.ascontiguousarray(colour.T), strict=True))
-    return inputs if fit is None else inputs | {"fit": fit}
+    return inputs
 
 
 def dali_resize(size: tuple[int, int], fits: bool = False) -> Callable:
-    """images (H, W, 3) of any size -> size, bicubic with antialiasing, by DALI.
+    """images (H, W, C) of any size -> size, bicubic with antialiasing, by DALI.
 
     fits: to the size in the input "fit" of each picture, of which `size` is then cut.
     """
@@ -72,29 +73,38 @@ def dali_resize(size: tuple[int, int], fits: bool = False) -> Callable:
     return fit
 
 
-def torch_resize(size: tuple[int, int], pool: ThreadPoolExecutor, fits: bool = False) -> Callable:
-    """The same by torch's uint8 kernel, for the CPU: 0.3 ms a picture, where DALI's resize takes 2.1 ms."""
+def torch_resize(
+    size: tuple[int, int], pool: ThreadPoolExecutor, fits: bool = False, policy: Callable | None = None
+) -> Callable:
+    """The same by torch's uint8 kernel, for the CPU: 0.3 ms a picture, where DALI's resize takes 2.1 ms.
 
-    def one(image: np.ndarray, fit: np.ndarray | None = None) -> np.ndarray:
-        height, width, top, left = (*size, 0, 0) if fit is None else fit.tolist()
+    policy: RandAugment, from the input "seed" of each picture. Before the flip: it draws its signs evenly, so left and
+    right are alike.
+    """
+    dims = {"fit": 1} if fits else {"seed": 0} if policy else {}
+
+    def one(image: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+        height, width, top, left = given.tolist() if fits else (*size, 0, 0)
         planes = torch.from_dlpack(image).permute(2, 0, 1)[None]  # channels last in memory, as the kernel wants it
         resized = torch.nn.functional.interpolate(planes, (height, width), mode="bicubic", antialias=True)[0]
-        return resized[:, top : top + size[0], left : left + size[1]].permute(1, 2, 0).numpy()
+        pixels = resized[:, top : top + size[0], left : left + size[1]].permute(1, 2, 0).numpy()
+        return pixels if policy is None else np.array(policy(Image.fromarray(pixels), int(given)))
 
     def batch(*inputs: list[np.ndarray]) -> list[np.ndarray]:
         return list(pool.map(one, *inputs))
 
     def resize(images):
-        fit = [fn.external_source(name="fit", dtype=types.INT32, ndim=1)] if fits else []
-        return fn.python_function(images, *fit, function=batch, batch_processing=True, output_layouts="HWC")
+        given = [fn.external_source(name=name, dtype=types.INT32, ndim=ndim) for name, ndim in dims.items()]
+        return fn.python_function(images, *given, function=batch, batch_processing=True, output_layouts="HWC")
 
     return resize
 
 
-def decoded(files, on_gpu: bool, settings: Settings):
-    """Files as uint8 (bytes,) -> their windows as RGB pixels, or with decode "random_crop" some window of DALI's."""
+def decoded(files, on_gpu: bool, grey: bool, settings: Settings):
+    """Files as uint8 (bytes,) -> their windows as RGB or grey pixels; with decode "random_crop", windows of its own."""
     options = dict(
         device="mixed" if on_gpu else "cpu",
+        output_type=types.GRAY if grey else types.RGB,
         adjust_orientation=False,  # Pillow and torchvision do not turn pictures by their EXIF data either
         jpeg_fancy_upsampling=True,  # the GPU's chroma like the CPU's
         hw_decoder_load=settings.hw_decoder_load,
@@ -115,10 +125,10 @@ def decoded(files, on_gpu: bool, settings: Settings):
 
 
 @pipeline_def(exec_dynamic=True)  # exec_dynamic: an output stays valid while it is held
-def pipeline(resize: Callable, on_gpu: bool, holds: str, coloured: bool, settings: Settings):
-    """uint8 (B, H, W, 3), on the GPU or not.
+def pipeline(resize: Callable, on_gpu: bool, holds: str, coloured: bool, grey: bool, settings: Settings):
+    """uint8 (B, H, W, C), on the GPU or not, C 1 where grey, else 3.
 
-    holds: what the source gives. Files, by path or as bytes, are decoded only inside their windows; pixels (H, W, 3)
+    holds: what the source gives. Files, by path or as bytes, are decoded only inside their windows; pixels (H, W, C)
     are cut already. coloured: with brightness, contrast and saturation per picture.
     """
     if holds != "pixels":
@@ -126,7 +136,7 @@ def pipeline(resize: Callable, on_gpu: bool, holds: str, coloured: bool, setting
         if holds == "path":
             # mapped files would end the process (SIGBUS) when one shrinks while it is read
             files = fn.io.file.read(files, dont_use_mmap=True)
-        images = decoded(files, on_gpu, settings)
+        images = decoded(files, on_gpu, grey, settings)
     else:
         images = fn.external_source(name="pixels", dtype=types.UINT8, layout="HWC")
         images = images.gpu() if on_gpu else images

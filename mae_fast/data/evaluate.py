@@ -12,6 +12,7 @@ from mae_fast.data.plan import Plan, Planner
 from mae_fast.data.sampler import InOrder
 from mae_fast.data.sources import Source
 from mae_fast.data.watch import TIMEOUT
+from mae_fast.pixels import RGB, Pixels
 
 
 def crop_of(image_size: int | tuple[int, int]) -> float:
@@ -27,8 +28,10 @@ class FittingPlanner(Planner):
 
     fits = True
 
-    def __init__(self, source: Source, sampler: InOrder, convert: bool, image_size: tuple[int, int], crop: float):
-        super().__init__(source, sampler, STRENGTHS["light"], convert)
+    def __init__(
+        self, source: Source, sampler: InOrder, convert: bool, image_size: tuple[int, int], crop: float, pixels: Pixels
+    ):
+        super().__init__(source, sampler, STRENGTHS["light"], convert, pixels)
         self._size, self._covered = np.array(image_size), np.array([int(side / crop) for side in image_size])
 
     def _arrange(self, epoch: int, batch: int, indices: np.ndarray, skipped: list[int]) -> Plan:
@@ -70,6 +73,7 @@ def make_eval_loader(
     backend: str = "auto",
     on_bad_image: str = "skip",
     timeout: float = TIMEOUT,
+    pixels: Pixels = RGB,
 ) -> EvalLoader:
     """A loader of every picture of `source` once over the ranks, in the source's order; the last batch is short.
 
@@ -87,6 +91,6 @@ def make_eval_loader(
     size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
     workers = min(10, available_cpus()) if num_workers is None else num_workers
     sampler = InOrder(len(source), min(batch_size, len(source)), rank, world_size)
-    planner = FittingPlanner(source, sampler, on_bad_image == "convert", size, crop)
-    engine = engine_named(backend)(planner, size, workers, torch.device(device))
+    planner = FittingPlanner(source, sampler, on_bad_image == "convert", size, crop, pixels)
+    engine = engine_named(backend, pixels)(planner, size, workers, torch.device(device))
     return EvalLoader(engine, on_bad_image == "stop", timeout)

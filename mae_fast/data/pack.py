@@ -19,12 +19,22 @@ from PIL import Image
 from mae_fast.data.loader import available_cpus
 from mae_fast.data.pack_writers import CacheWriter, ShardWriter
 from mae_fast.data.sources import Source, open_source
+from mae_fast.data.sources.array_file import array_header, read_array
 from mae_fast.data.sources.cifar import find_cifar
-from mae_fast.data.sources.image_file import decode_rgb, explain, read_header
+from mae_fast.data.sources.image_file import decode_as, explain, read_header
 
 CHUNK = 64  # pictures under way at once
 QUALITY = 95  # of JPEG files that are encoded again
-KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "PPM": "ppm"}
+KEPT = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "TIFF": "tif",
+    "PPM": "ppm",
+    "NPY": "npy",
+}
 
 
 @dataclass(frozen=True)
@@ -121,8 +131,8 @@ def _prepare(source: Source, index: int, how: How) -> tuple[bytes | np.ndarray, 
             image = Path(image).read_bytes()  # once: what is checked is what is written
         header = read_header(image)
         if header.fault:
-            return header.fault
-        picture = decode_rgb(image)
+            return _as_it_is(image, header.fault, how)
+        picture = decode_as(image, "L" if header.channels in (1, 2) and not how.decoded else "RGB")
     except Exception as error:  # a damaged file may raise anything at all inside Pillow
         return explain(error)
     shrink = how.side is not None and min(picture.size) > how.side
@@ -142,6 +152,19 @@ def _prepare(source: Source, index: int, how: How) -> tuple[bytes | np.ndarray, 
         return content.getvalue(), "jpg"
     picture.save(content, "PNG")  # pixels, and formats that few programs read
     return content.getvalue(), "png"
+
+
+def _as_it_is(image: bytes | np.ndarray, fault: str, how: How) -> tuple[bytes, str] | str:
+    """A file that is no 8-bit photograph, but an array of values: (its content, its extension), or why not."""
+    header = array_header(image)
+    if header.fault:
+        return header.fault if header.fault.startswith("damaged") else fault
+    if how.side is not None or how.decoded:
+        return (
+            f"unsupported: {header.channels} channels of {header.type} are packed as they are, with no side or decoded"
+        )
+    read_array(image)
+    return image, KEPT[header.kind]
 
 
 def _key(source: Source, index: int) -> str:

@@ -5,20 +5,27 @@ Never shares anything with dali_engine.py but the plan, so that agreement betwee
 
 import errno
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from mae_fast.data.arrays import render_arrays
 from mae_fast.data.augment import apply_colour
 from mae_fast.data.plan import Plan, Planner
 from mae_fast.data.sources.image_file import BadImageError
+from mae_fast.data.timm_parts import rand_augment
 
 
-def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> np.ndarray | None:
-    """uint8 (B, H, W, 3); None where a picture of the plan proves bad, which the planner then knows."""
-    images = np.empty((len(plan.indices), *size, 3), np.uint8)
+def render(plan: Plan, planner: Planner, size: tuple[int, int], policy=None) -> Tensor | None:
+    """uint8 (B, H, W, C); None where a picture of the plan proves bad, which the planner then knows.
+
+    policy: the RandAugment of the planner's augmentation.
+    """
+    images = np.empty((len(plan.indices), *size, planner.pixels.channels), np.uint8)
     for slot, index in enumerate(plan.indices):
         image = planner.decode(int(index))
         if image is None:
@@ -29,11 +36,13 @@ def render(plan: Plan, planner: Planner, size: tuple[int, int]) -> np.ndarray | 
         height, width, top, left = (*size, 0, 0) if plan.fit is None else plan.fit[slot].tolist()
         image = image.resize((width, height), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + size[1], top + size[0]))
+        if policy is not None:  # before the flip: it draws its signs evenly, so left and right are alike
+            image = policy(image, int(plan.seeds[slot]))
         if plan.flip[slot]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = np.asarray(image)
+        pixels = np.asarray(image).reshape(*size, -1)
         images[slot] = pixels if plan.colour is None else apply_colour(pixels, plan.colour[slot])
-    return images
+    return torch.from_numpy(images)
 
 
 class _Batches(Dataset):
@@ -41,16 +50,17 @@ class _Batches(Dataset):
 
     def __init__(self, planner: Planner, size: tuple[int, int]):
         self.planner, self.size = planner, size
+        policy = rand_augment(planner.augment, size)
+        self.render = partial(render, policy=policy) if planner.pixels.mode else render_arrays
 
     def __getitem__(self, key: tuple[int, int]):
         try:
-            images = None
-            while images is None:  # once more for every picture that only its pixels gave away
+            pixels = None
+            while pixels is None:  # once more for every picture that only its pixels gave away
                 plan = self.planner.plan(*key)
-                images = render(plan, self.planner, self.size)
+                pixels = self.render(plan, self.planner, self.size)
         except BadImageError as error:
             return error  # raised by the main process, without the worker's traceback around the message
-        pixels = torch.from_numpy(images)
         if get_worker_info() is not None:
             try:
                 pixels.share_memory_()  # here, for a queue that finds no room loses the batch, and nobody hears of it
@@ -80,6 +90,8 @@ class PillowEngine:
 
     def __init__(self, planner: Planner, size: tuple[int, int], num_workers: int, device: torch.device):
         self.planner, self.device = planner, device
+        if planner.pixels.mode is None:
+            self.name = "arrays"
         self._keys: list[tuple[int, int]] = []
         self._loader = DataLoader(
             _Batches(planner, size),
@@ -97,7 +109,7 @@ class PillowEngine:
             worker.kill()
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, np.ndarray, list[int]]]:
-        """Yield (uint8 (B, H, W, 3), which images of the source, skipped ones) from batch `start` on."""
+        """Yield (a batch as Pixels.batch makes it, which images of the source, skipped ones) from batch `start` on."""
         self._keys[:] = [(epoch, batch) for batch in range(start, len(self.planner.sampler))]
         try:
             results = iter(self._loader)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mae_fast.data.augment import DRAWS, Augment, colours, crop_windows, flips
+from mae_fast.data.augment import DRAWS, Augment, colours, crop_windows, flips, seeds
 from mae_fast.data.sampler import Sampler
 from mae_fast.data.sources import Source
-from mae_fast.data.sources.image_file import UNUSUAL, BadImageError, Header, decode_rgb, explain, header_of
+from mae_fast.data.sources.image_file import UNUSUAL, BadImageError, Header, explain
+from mae_fast.data.sources.reader import reader_of
+from mae_fast.pixels import RGB, Pixels
 
-UNUSUAL_ADVICE = "convert it to 8-bit RGB, or use on_bad_image convert"
 BAD_ADVICE = "repair or delete it, or use on_bad_image skip; mae-fast data check lists every bad file"
 
 
@@ -22,7 +23,7 @@ class Plan:
     """indices: int64 (B,) into the source; windows: int32 (B, 4) top, left, height, width; flip: int32 (B,) 0 or 1;
     colour: float32 (B, 3) brightness, contrast, saturation, or None; skipped: bad pictures that would have been here.
     fit: int32 (B, 4) height and width that the window is resized to, top and left of what is cut from that; None where
-    it is resized to what the batch holds.
+    it is resized to what the batch holds. seeds: int32 (B,) for RandAugment, or None.
     """
 
     indices: np.ndarray
@@ -31,6 +32,7 @@ class Plan:
     colour: np.ndarray | None
     skipped: list[int]
     fit: np.ndarray | None = None
+    seeds: np.ndarray | None = None
 
 
 class Planner:
@@ -38,9 +40,10 @@ class Planner:
 
     fits = False  # whether plans say how a whole picture is fitted
 
-    def __init__(self, source: Source, sampler: Sampler, augment: Augment, convert: bool):
-        """Plan batches of source. convert: CMYK, palette and 16-bit files count as good."""
+    def __init__(self, source: Source, sampler: Sampler, augment: Augment, convert: bool, pixels: Pixels = RGB):
+        """Plan batches of source. convert: files that are not as pixels says, but can be made so, count as good."""
         self.source, self.sampler, self.augment, self.convert = source, sampler, augment, convert
+        self.pixels, self.reader = pixels, reader_of(pixels)
         self.sizes = np.zeros((len(source), 2), np.int32)  # height, width; 0 = header not read yet
         self.faults: dict[int, str] = {}
         self.indirect: set[int] = set()  # good, but only Pillow decodes them as meant
@@ -62,12 +65,14 @@ class Planner:
         indices = np.array([self._first_good(order, place, skipped) for place in places])
         return self._arrange(epoch, batch, indices, list(skipped))
 
-    def decode(self, index: int) -> Image.Image | None:
-        """The whole picture in 8-bit RGB; None where it proves bad, which is then remembered."""
+    def decode(self, index: int) -> Image.Image | np.ndarray | None:
+        """The whole picture, in Pillow's mode pixels.mode or as an array (C, H, W); None where it proves bad, which is
+        then remembered."""
         try:
-            image = decode_rgb(self.source.encoded(index))
-            if image.size != tuple(self.sizes[index, ::-1]):
-                raise OSError(f"its header says {self.sizes[index, ::-1]} pixels, its content {image.size}")
+            image = self.reader.decode(self.source.encoded(index))
+            size = image.shape[:0:-1] if isinstance(image, np.ndarray) else image.size
+            if size != tuple(self.sizes[index, ::-1]):
+                raise OSError(f"its header says {self.sizes[index, ::-1]} pixels, its content {size}")
             return image
         except Exception as error:  # a damaged file may raise anything at all inside Pillow
             self.faults[index] = explain(error)
@@ -84,17 +89,18 @@ class Planner:
     def error(self, index: int) -> BadImageError:
         """The error that stops training at a bad picture."""
         reason = self.faults[index]
-        advice = UNUSUAL_ADVICE if reason in UNUSUAL else BAD_ADVICE
+        advice = self.reader.advice if reason in UNUSUAL else BAD_ADVICE
         return BadImageError(f"{self.source.name(index)}: {reason}; {advice}")
 
     def _arrange(self, epoch: int, batch: int, indices: np.ndarray, skipped: list[int]) -> Plan:
         """The plan of a batch whose pictures are chosen."""
         draws = self.sampler.draws(epoch, batch, DRAWS)
         windows = crop_windows(self.sizes[indices], draws, self.augment)
-        return Plan(indices, windows, flips(draws, self.augment), colours(draws, self.augment), skipped)
+        of_pixels = flips(draws, self.augment), colours(draws, self.augment)
+        return Plan(indices, windows, *of_pixels, skipped, seeds=seeds(draws, self.augment))
 
     def _header(self, index: int) -> Header:
-        return header_of(self.source, index)
+        return self.reader.header_of(self.source, index)
 
     def _known(self, index: int) -> bool:
         return self.sizes[index, 0] > 0 or index in self.faults

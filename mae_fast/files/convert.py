@@ -71,6 +71,10 @@ def convert(
     if to in ("official", "timm") and config["norm_eps"] != 1e-6:
         notes.append(f"this layout does not tell the LayerNorm eps: {config['norm_eps']:g} here, 1e-06 in its models")
 
+    if to in ("hf", "timm") and "value_range" in config:
+        low, high = config["value_range"]
+        notes.append(f"images for this model are (values - {low:g}) / {high - low:g}, then normalised by mean and std")
+
     named = layouts.name_norm(state, head_pool) | head if head else state  # as the classifier names its own
     if to == "hf":
         files = _huggingface(state, config, huggingface, out)

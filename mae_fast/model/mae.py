@@ -17,14 +17,16 @@ from mae_fast.model.blocks import Block, PatchEmbed, check_sizes, run_blocks
 from mae_fast.model.positions import sincos_2d
 from mae_fast.model.precision import compute_dtype, stream_dtype
 from mae_fast.model.stream import Stream, add_norm
+from mae_fast.pixels import Pixels
 
 
 class MaskedAutoencoderViT(nn.Module):
     """Masked Autoencoder with a Vision Transformer backbone.
 
     img_size: pixels, an int or (height, width); patch_size divides both. mean, std: per channel, of pixels in 0..1,
-    used for uint8 images alone (default ImageNet's for three channels, else 0.5). attention: who computes it, a key of
-    mae_fast.model.attention.ATTENTION. draw_noise: what masks are drawn from, see mae_fast.model.masking.
+    used for uint8 images alone (default ImageNet's for three channels, else 0.5). pixel_type, value_range: of values in
+    the files it was trained on, for those who open pictures for it (mae_fast.pixels). attention: who computes it, a key
+    of mae_fast.model.attention.ATTENTION. draw_noise: what masks are drawn from, see mae_fast.model.masking.
     Images are float (B, C, H, W), normalised, or uint8 (B, H, W, C), straight from a loader.
     """
 
@@ -49,19 +51,17 @@ class MaskedAutoencoderViT(nn.Module):
         decoder_mlp_ratio: float | None = None,  # default: mlp_ratio
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        pixel_type: str = "uint8",
+        value_range: tuple[float, float] | None = None,  # default: by pixel_type
         attention: str = "auto",
         draw_noise: Callable = masking.uniform,
     ):
         super().__init__()
         attend = attention_named(attention)
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        if in_chans < 1:
-            raise ValueError(f"in_chans: expected at least 1, got {in_chans}")
         check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, decoder_num_heads)
-        self.mean = list(mean or (config.IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans))
-        self.std = list(std or (config.IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans))
-        if not len(self.mean) == len(self.std) == in_chans:
-            raise ValueError(f"mean, std: expected {in_chans} numbers each (in_chans), got {mean} and {std}")
+        self.pixels = Pixels(in_chans, pixel_type, value_range, mean, std)
+        self.mean, self.std = list(self.pixels.mean), list(self.pixels.std)
         self.in_chans, self.norm_pix_loss, self.draw_noise = in_chans, norm_pix_loss, draw_noise
         self.missing_decoder_keys: tuple[str, ...] = ()  # set by load_pretrained for an encoder-only checkpoint
         hidden, decoder_hidden = int(embed_dim * mlp_ratio), int(decoder_embed_dim * (decoder_mlp_ratio or mlp_ratio))
@@ -158,10 +158,16 @@ class MaskedAutoencoderViT(nn.Module):
         pred = self.decoder_pred(add_norm(self._run(self.decoder_blocks, x, 1 + len_keep), self.decoder_norm)[1])
         return self._masked_mse(pred, imgs, ids_shuffle[:, len_keep:])
 
-    def encode(self, imgs: Tensor) -> Tensor:
-        """Features of the whole image, nothing masked: (B, 1+L, D), cls first, then patches in image order."""
+    def encode(self, imgs: Tensor, layer: int | None = None) -> Tensor:
+        """Features of the whole image, nothing masked: (B, 1+L, D), cls first, then patches in image order.
+
+        layer: None for those after the last block and its norm; N for those after N blocks, without a norm.
+        """
         self.patch_embed.check(imgs)
-        return self.norm(self._encoder(imgs, self.patch_embed.all_ids(imgs)).sum())
+        if layer is not None and not 0 <= layer <= len(self.blocks):
+            raise ValueError(f"layer: expected 0 to {len(self.blocks)}, the blocks of this encoder; got {layer}")
+        x = self._encoder(imgs, self.patch_embed.all_ids(imgs), layer).sum()
+        return self.norm(x) if layer is None else x
 
     def _draw_mask(self, imgs: Tensor, mask_ratio: float, noise: Tensor | None, for_loss: bool = False):
         self.patch_embed.check(imgs)
@@ -174,13 +180,13 @@ class MaskedAutoencoderViT(nn.Module):
             )
         return *drawn, len_keep
 
-    def _encoder(self, imgs: Tensor, ids_BK: Tensor) -> Stream:
-        """The patches `ids` of each image -> (B, 1+K, D), before the norm."""
+    def _encoder(self, imgs: Tensor, ids_BK: Tensor, layer: int | None = None) -> Stream:
+        """The patches `ids` of each image -> (B, 1+K, D), after so many blocks, or all, before the norm."""
         dtype = compute_dtype(imgs.device, self.patch_embed.proj.weight.dtype)
         patches = ops.gather_patches(imgs, ids_BK, self.patch_embed.patch_size[0], self.mean, self.std, dtype)
         x = self.patch_embed(patches) + F.embedding(ids_BK, self.pos_embed[0, 1:])
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(imgs), -1, -1)
-        return self._run(self.blocks, torch.cat([cls, x], dim=1))
+        return self._run(self.blocks[:layer], torch.cat([cls, x], dim=1))
 
     def _run(self, blocks: nn.ModuleList, x_BND: Tensor, first: int = 0) -> Stream:
         parameters, device = self.cls_token.dtype, x_BND.device

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from mae_fast.config import DTYPES, PRESETS, STREAMS
-from mae_fast.setting import Checked, Setting, official, ours, settings_of
+from mae_fast.setting import Checked, Recipe, Setting, official, ours
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,22 @@ class Data(Checked):
     batch_size: int | str = official(
         int, 64, "images per process and forward pass; auto: all that fit", at_least=1, words=("auto",)
     )
-    input_size: int = official(int, 224, "image side in pixels", at_least=1)
+    input_size: int | tuple[int, ...] = official(
+        int, 224, "image side in pixels, or height and width", at_least=1, several=True
+    )
+    in_chans: int = ours(int, 3, "channels of the pictures", at_least=1)
+    mean: float | tuple[float, ...] | None = ours(
+        float,
+        None,
+        "of each channel, in parts of value_range (default: ImageNet's for 3 channels, else 0.5)",
+        several=True,
+    )
+    std: float | tuple[float, ...] | None = ours(
+        float, None, "of each channel (default: ImageNet's for 3 channels, else 0.5)", above=0, several=True
+    )
+    value_range: tuple[float, ...] | None = ours(
+        float, None, "values in files that become 0 and 1 (default: 0 255, 0 65535, or 0 1 for floats)", several=True
+    )
     num_workers: int = official(int, 10, "loader threads (DALI) or processes (Pillow), at most one a CPU", at_least=0)
     pin_mem: bool = official(bool, True, "no effect: batches for a GPU are always pinned")
     augment: str = ours(str, "light", "light is the paper's", choices=("light", "medium", "strong"))
@@ -27,6 +42,31 @@ class Data(Checked):
         choices=("skip", "stop", "convert"),
     )
     loader_timeout: float = ours(float, 600, "seconds to wait for a batch before the run stops and saves", above=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        counts = {"input_size": 2, "mean": self.in_chans, "std": self.in_chans, "value_range": 2}
+        for name, count in counts.items():
+            value = getattr(self, name)
+            if (name == "input_size" and isinstance(value, int)) or value is None:
+                continue
+            values = value if isinstance(value, tuple) else (value,)
+            if len(values) != count:
+                why = " (in_chans)" if count == self.in_chans and name != "value_range" else ""
+                raise ValueError(f"{name}: expected {count} number{'s' * (count > 1)}{why}, got {len(values)}")
+        if self.value_range and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range: expected the lower number first, got {self.value_range}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of images in pixels."""
+        return self.input_size if isinstance(self.input_size, tuple) else (self.input_size, self.input_size)
+
+    @property
+    def pixels(self) -> dict[str, Any]:
+        """What is asked of the pixels, as mae_fast.data.pixels_of takes it."""
+        mean, std = ((x,) if isinstance(x, float | int) else x for x in (self.mean, self.std))
+        return {"channels": self.in_chans, "value_range": self.value_range, "mean": mean, "std": std}
 
 
 @dataclass(frozen=True)
@@ -60,12 +100,13 @@ class Schedule(Checked):
 
 
 @dataclass(frozen=True)
-class Pretrain(Checked):
+class Pretrain(Recipe):
     """What `mae-fast pretrain` is asked for."""
 
     data: Data = Data()
     schedule: Schedule = Schedule()
     model: str = official(str, "mae_vit_large_patch16", ", ".join(PRESETS), choices=tuple(PRESETS))
+    patch_size: int | None = ours(int, None, "pixels of a patch's side (default: the model's)", at_least=1)
     mask_ratio: float = official(float, 0.75, "share of patches removed", above=0, at_most=1)
     norm_pix_loss: bool = official(bool, False, "predict patches normalised by their own mean and variance")
     accum_iter: int = official(int, 1, "forward passes per optimizer step", at_least=1)
@@ -108,28 +149,14 @@ class Pretrain(Checked):
     init_from: str = ours(str, "", "weights to start from: official .pth, Hugging Face directory or ours")
     auto_resume: bool = ours(bool, False, "go on from the newest checkpoint in output_dir, if any")
     save_every: int = ours(int, 20, "epochs between checkpoints", at_least=1)
+    probe_every: int = ours(int, 0, "epochs between kNN accuracies of the features, in the log; 0: none", at_least=0)
+    probe_path: str = ours(str, "", "labelled pictures for them, train/ and val/; default data_path")
 
     def __post_init__(self):
         super().__post_init__()
         if self.resume and self.init_from:
             raise ValueError("resume and init_from: give one; resume goes on with a run, init_from starts a new one")
 
-    @classmethod
-    def of(cls, **settings) -> Self:
-        """A recipe from settings by their names alone, as flags and YAML give them: of(batch_size=64, epochs=400)."""
-        parts = {part: {name: settings.pop(name) for name in settings_of(kind) if name in settings}
-                 for part, kind in PARTS.items()}  # fmt: skip
-        return cls(**{part: PARTS[part](**values) for part, values in parts.items()}, **settings)
 
-    def flat(self) -> dict[str, Any]:
-        """{name: value} of every setting: the inverse of `of`."""
-        values = {name: getattr(self, name) for name in settings_of(Pretrain)}
-        for part, kind in PARTS.items():
-            values |= {name: getattr(getattr(self, part), name) for name in settings_of(kind)}
-        return values
-
-
-PARTS = {"data": Data, "schedule": Schedule}
-SETTINGS: dict[str, Setting] = {
-    name: setting for kind in (*PARTS.values(), Pretrain) for name, setting in settings_of(kind).items()
-}
+PARTS = Pretrain.PARTS = {"data": Data, "schedule": Schedule}
+SETTINGS: dict[str, Setting] = Pretrain.settings()

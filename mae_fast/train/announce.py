@@ -9,6 +9,7 @@ from mae_fast.config import DTYPES
 from mae_fast.model.attention import ATTENTION, FUSED
 from mae_fast.model.precision import stream_dtype
 from mae_fast.ops import kernels
+from mae_fast.pixels import RGB
 from mae_fast.train.journal import device_name, versions
 from mae_fast.train.report import Report
 from mae_fast.train.run import Run
@@ -78,6 +79,10 @@ def announce(run: Run) -> None:
         run.batches * run.images_per_batch, run.loader.backend, run.images_per_batch * run.recipe.accum_iter,
         schedule.lr,
     )  # fmt: skip
+    pixels = run.loader.pixels
+    if pixels != RGB:
+        mean, std = (" ".join(f"{x:.4g}" for x in numbers) for numbers in (pixels.mean, pixels.std))
+        logger.info("pictures: %s; mean %s, std %s", pixels, mean, std)
     if schedule.warmup_epochs >= schedule.epochs:
         logger.info(
             "warmup_epochs %g >= epochs %d: the learning rate only rises", schedule.warmup_epochs, schedule.epochs
@@ -94,7 +99,8 @@ def how(run: Run) -> str:
     attention = next((name for name, function in ATTENTION.items() if function is attend), attend.__name__)
     if attention == "auto":
         attention = "fused" if kind in FUSED else "sdpa"
-    kept_in = stream_dtype(run.model.stream, torch.float32, DTYPES[run.resolved.dtype], run.resolved.device)
+    wanted = getattr(run.model, "stream", torch.float32)  # a classifier's stream is its parameters'
+    kept_in = stream_dtype(wanted, torch.float32, DTYPES[run.resolved.dtype], run.resolved.device)
     stream = next(name for name, dtype in DTYPES.items() if dtype == kept_in)
     words = [f"{run.resolved.dtype} products", f"{stream} residual stream", f"{attention} attention"]
     words.append("compiled" if step.compiled else "not compiled")

@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 from mae_fast.config import DTYPES, PRESETS, STREAMS
-from mae_fast.data import make_loader, open_source
+from mae_fast.data import make_loader, open_source, pixels_of
 from mae_fast.data.loader import available_cpus
+from mae_fast.files.channels import with_channels
 from mae_fast.files.checkpoint import load_weights, read_state
 from mae_fast.files.lock import FolderLock
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.model.masking import SampleNoise, uniform
-from mae_fast.recipe import Pretrain
+from mae_fast.pixels import Pixels
+from mae_fast.recipe import Classify, Pretrain
 from mae_fast.train import distributed, parallel
 from mae_fast.train.announce import begin_report
 from mae_fast.train.batch_size import choose_batch_size
@@ -25,6 +27,7 @@ from mae_fast.train.machine import available_device, products_in
 from mae_fast.train.newest import checkpoint_of, how_to_go_on
 from mae_fast.train.optim import make_optimizer
 from mae_fast.train.pictures import KeptPictures
+from mae_fast.train.probe import OnlineProbe
 from mae_fast.train.run import Resolved, Run
 from mae_fast.train.run_state import Layout, Position, batch_size_of, load_run
 from mae_fast.train.step import TrainingStep
@@ -38,22 +41,15 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
     if not isinstance(recipe, Pretrain):
         raise TypeError(f"recipe: expected a Pretrain, as Pretrain.of(**settings) makes; got {type(recipe).__name__}")
     data = recipe.data
-    name = available_device(recipe.device)
-    if name == "cpu":
-        keep_freed_memory()
-    world = distributed.init(
-        torch.device(name).type, recipe.dist_url, recipe.dist_on_itp, recipe.world_size,
-        timeout=1200 + data.loader_timeout, remedy=partial(how_to_go_on, recipe),
-    )  # fmt: skip
-    if lock and recipe.output_dir:
-        distributed.by_main(lambda: lock.take(recipe.output_dir))
-    device = torch.device(name, world.local_rank if name == "cuda" else None)
+    device, world = begin(recipe, lock)
     dtype = products_in(recipe.dtype, recipe.stream, device.type)
-    torch.manual_seed(recipe.seed + world.rank)
 
     source = open_source(data.data_path)
+    callbacks = [OnlineProbe(recipe)] if recipe.probe_every else []
+    callbacks += [KeptPictures(source)] if recipe.output_dir else []
+    pixels = pixels_of(source, **data.pixels) if model is None else model.pixels
     model_name = recipe.model if model is None else type(model).__name__
-    model = initialised(recipe, model).to(device)
+    model = initialised(recipe, pixels, model).to(device)
 
     resume = checkpoint_of(recipe)
     batch_size = data.batch_size
@@ -61,9 +57,10 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
         limit = max(1, len(source) // (world.size * recipe.accum_iter))
         batch_size = largest_batch(recipe, model, DTYPES[dtype], limit, resume)
     loader = make_loader(
-        source, batch_size, data.input_size, seed=recipe.seed, rank=world.rank, world_size=world.size,
+        source, batch_size, data.size, seed=recipe.seed, rank=world.rank, world_size=world.size,
         augment=data.augment, num_workers=min(data.num_workers, available_cpus()), device=device, backend=data.loader,
         on_bad_image=data.on_bad_image, timeout=data.loader_timeout,
+        pixels=pixels,
     )  # fmt: skip
     if len(loader) < recipe.accum_iter:
         raise ValueError(f"accum_iter: {recipe.accum_iter} is more than an epoch's {len(loader)} batches; lower it")
@@ -85,21 +82,42 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
     if resume:
         position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
     resolved = Resolved(model_name, device, world, dtype, batch_size, schedule)
-    run = Run(recipe, resolved, model, step, loader, position, StopSignal(), noise, last_checkpoint=resume)
-    if recipe.output_dir:
-        run.callbacks.append(KeptPictures(source))
+    run = Run(
+        recipe, resolved, model, step, loader, position, StopSignal(), noise, callbacks=callbacks,
+        last_checkpoint=resume,
+    )  # fmt: skip
     if world.is_main:
         begin_report(run)
     return run
 
 
-def initialised(recipe: Pretrain, model: MaskedAutoencoderViT | None) -> MaskedAutoencoderViT:
+def begin(recipe: Pretrain | Classify, lock: FolderLock | None = None) -> tuple[torch.device, distributed.World]:
+    """This process's device, and its place among the others, with which it then is in a group; seeds PyTorch."""
+    name = available_device(recipe.device)
+    if name == "cpu":
+        keep_freed_memory()
+    world = distributed.init(
+        torch.device(name).type, recipe.dist_url, recipe.dist_on_itp, recipe.world_size,
+        timeout=1200 + recipe.data.loader_timeout, remedy=partial(how_to_go_on, recipe),
+    )  # fmt: skip
+    if lock and recipe.output_dir:
+        distributed.by_main(lambda: lock.take(recipe.output_dir))
+    torch.manual_seed(recipe.seed + world.rank)
+    return torch.device(name, world.local_rank if name == "cuda" else None), world
+
+
+def initialised(recipe: Pretrain, pixels: Pixels, model: MaskedAutoencoderViT | None) -> MaskedAutoencoderViT:
     """The given model, or a new one of the recipe's size, with the weights of init_from where that is set."""
     if model is None:
         size = PRESETS[recipe.model].kwargs()
-        model = MaskedAutoencoderViT(**size, img_size=recipe.data.input_size, norm_pix_loss=recipe.norm_pix_loss)
+        size |= {"patch_size": recipe.patch_size} if recipe.patch_size else {}
+        model = MaskedAutoencoderViT(
+            **size, img_size=recipe.data.size, norm_pix_loss=recipe.norm_pix_loss, in_chans=pixels.channels,
+            mean=pixels.mean, std=pixels.std, pixel_type=pixels.type, value_range=pixels.value_range,
+        )  # fmt: skip
     if recipe.init_from:
-        load_weights(model, read_state(recipe.init_from)[0], recipe.init_from)
+        state = with_channels(read_state(recipe.init_from)[0], model.in_chans, recipe.init_from)
+        load_weights(model, state, recipe.init_from)
         model.missing_decoder_keys = ()  # a fresh decoder is there to be trained
     model.activation_checkpointing = recipe.activation_checkpointing
     model.stream = STREAMS[recipe.stream] or model.stream

@@ -102,7 +102,7 @@ def _fits(model: nn.Module, batch: int, dtype: torch.dtype, mask_ratio: float, h
 def _try(model: MaskedAutoencoderViT, batch: int, dtype: torch.dtype, mask_ratio: float, held: int) -> None:
     device = next(model.parameters()).device
     taken = torch.empty(held, dtype=torch.uint8, device=device)
-    imgs = torch.zeros(batch, *model.patch_embed.img_size, model.in_chans, dtype=torch.uint8, device=device)
+    imgs = model.pixels.blank(batch, model.patch_embed.img_size, device)
     for _ in range(2):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = model.training_loss(imgs, mask_ratio)

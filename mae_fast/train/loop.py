@@ -77,14 +77,17 @@ def train(run: Run) -> None:
 def prepare(run: Run) -> None:
     """Compile and capture, on a batch like the loader's, before the loader starts: the two would slow each other down,
     and a capture wants nobody else at work on the device."""
-    side, batch, device = run.recipe.data.input_size, run.resolved.batch_size, run.resolved.device
-    imgs = torch.zeros(batch, side, side, 3, dtype=torch.uint8, device=device)
+    batch, device = run.resolved.batch_size, run.resolved.device
+    imgs = run.loader.pixels.blank(batch, run.recipe.data.size, device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device) if run.loader.labelled else None
+    if run.mix:
+        imgs, labels = run.mix(imgs, labels, 0, 0)
     run.step.prepare(imgs, labels)
 
 
 def train_one_epoch(run: Run) -> None:
     position, accum = run.position, run.recipe.accum_iter
+    run.epoch_began = time.perf_counter()
     if run.report:
         run.report.begin_epoch()
     batches = islice(run.loader.epoch(position.epoch, position.batch), run.batches - position.batch)
@@ -94,6 +97,8 @@ def train_one_epoch(run: Run) -> None:
             run.noise.at(position.epoch, run.loader.first_place(position.batch))
         if position.batch % accum == 0:
             lr = lr_at(at, run.resolved.schedule, position.losses)
+        if run.mix:
+            imgs, labels = run.mix(imgs, labels, position.epoch, run.loader.first_place(position.batch))
         loss = run.step(imgs, lr, labels)
         position.batch += 1
         if loss is not None:  # enough batches for an update

@@ -82,6 +82,7 @@ def fixed_pictures(source: Source, run: Run) -> Tensor:
     loader = make_eval_loader(
         source, 1, run.model.patch_embed.img_size, num_workers=0, device=run.resolved.device, backend="pillow",
         on_bad_image="convert" if data.on_bad_image == "convert" else "skip", timeout=data.loader_timeout,
+        pixels=run.model.pixels,
     )  # fmt: skip
     first = (next(loader.epoch(0, i * len(source) // count)) for i in range(count))  # a batch is one image
     return torch.cat([imgs for imgs, _ in first])

@@ -76,7 +76,7 @@ def step_memory(
         gradients=4 * trained,
         moments=4 * trained * moments,
         casts=c * trained if c < 4 else 0,
-        pixels=step.L * P * (2 if device.type == "cuda" else 1),
+        pixels=step.L * P * (1 if model.pixels.as_bytes else 4) * (2 if device.type == "cuda" else 1),
         activations=outside + sum(inputs if model.activation_checkpointing else blocks),
         workspace=workspace + (1 + step.L) * 4 * d,
     )

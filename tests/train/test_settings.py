@@ -12,6 +12,7 @@ from mae_fast.cli import main
 from mae_fast.config import DTYPES
 from mae_fast.files.checkpoint import load_file
 from mae_fast.model.precision import stream_dtype
+from mae_fast.pixels import RGB
 from mae_fast.train import Pretrain, Schedule, machine, pretrain
 from mae_fast.train.assemble import initialised
 from mae_fast.train.optim import _plateaus, lr_at
@@ -94,7 +95,7 @@ def test_what_a_cpu_multiplies_is_asked_of_pytorch(monkeypatch):
 def test_the_residual_stream_is_the_models_to_choose_unless_it_is_set():
     for stream, wanted in (("auto", None), ("bf16", torch.bfloat16), ("fp32", torch.float32)):
         recipe = Pretrain.of(stream=stream, model="mae_vit_tiny_patch8", input_size=32)
-        assert initialised(recipe, None).stream is wanted
+        assert initialised(recipe, RGB, None).stream is wanted
     with pytest.raises(ValueError, match="stream: bf16 is for products in bf16, and these are in fp32"):
         machine.products_in("auto", "bf16", "cpu")
     assert machine.products_in("bf16", "bf16", "cpu") == "bf16"

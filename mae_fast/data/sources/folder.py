@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+ARRAYS = (".npy",)  # pictures too where there are none of these: beside photographs they are features, masks, ...
 
 
 class ImageFolder:
     """Image files below root, sorted; class folders as torchvision's ImageFolder, or a flat folder with no labels.
+    Where there are none, npy arrays.
 
     labels: int64 (N,), -1 where the folder is flat; classes: folder names. Files are listed, not opened.
     """
@@ -20,18 +22,14 @@ class ImageFolder:
     def __init__(self, root: Path):
         self.root = root
         with os.scandir(root) as entries:
-            self.classes = sorted(entry.name for entry in entries if entry.is_dir())
-        found = [(path, label) for label, name in enumerate(self.classes) for path in _images_below(root, name)]
-        loose = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name))
+            folders = sorted(entry.name for entry in entries if entry.is_dir())
+        found, self.classes = _found(root, folders, EXTENSIONS)
         if not found:
-            found, self.classes = [(name, -1) for name in loose], []
-        elif loose:
-            warnings.warn(
-                f"{root}: {len(loose)} images beside the class folders are not used, {loose[0]} the first", stacklevel=3
-            )
+            found, self.classes = _found(root, folders, ARRAYS)
         if not found:
+            looked = " ".join((*EXTENSIONS, *ARRAYS))
             raise FileNotFoundError(
-                f"{root}: no images (looked for {' '.join(EXTENSIONS)}, in it and below its folders); check the path"
+                f"{root}: no images (looked for {looked}, in it and below its folders); check the path"
             )
         self.labels = np.array([label for _, label in found], np.int64)
         # one long string: a million Python strings cost memory in every worker, as reference counts break sharing
@@ -51,15 +49,28 @@ class ImageFolder:
         return self.encoded(index)
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
+def _found(root: Path, folders: list[str], extensions: tuple[str, ...]) -> tuple[list[tuple[str, int]], list[str]]:
+    """-> (path relative to root, label) of each file of these extensions, and the names of the classes."""
+    found = [(path, label) for label, name in enumerate(folders) for path in _images_below(root, name, extensions)]
+    loose = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and is_image(entry.name, extensions))
+    if not found:
+        return [(name, -1) for name in loose], []
+    if loose:
+        warnings.warn(
+            f"{root}: {len(loose)} images beside the class folders are not used, {loose[0]} the first", stacklevel=4
+        )
+    return found, folders
 
 
-def _images_below(root: Path, name: str) -> list[str]:
+def is_image(name: str, extensions: tuple[str, ...] = EXTENSIONS) -> bool:
+    return name.lower().endswith(extensions)
+
+
+def _images_below(root: Path, name: str, extensions: tuple[str, ...]) -> list[str]:
     """Paths relative to root of the images in folder `name`, in torchvision's order."""
     return [
         os.path.relpath(os.path.join(folder, file), root)
         for folder, _, files in sorted(os.walk(root / name, followlinks=True))
         for file in sorted(files)
-        if _is_image(file)
+        if is_image(file, extensions)
     ]

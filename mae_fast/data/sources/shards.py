@@ -15,7 +15,7 @@ from threading import Lock
 import numpy as np
 
 from mae_fast.data.sources import packed, tar, tar_index
-from mae_fast.data.sources.folder import EXTENSIONS
+from mae_fast.data.sources.folder import ARRAYS, EXTENSIONS, is_image
 
 OPEN = 512  # descriptors kept; the tars beyond are opened for each read
 LARGEST = 2**30  # bytes of one image: an index can claim any number
@@ -40,7 +40,7 @@ class Shards:
         found, classes, missing = [], [], 0
         for number, name in enumerate(self._tars):
             for parts in tar_index.load(root / name):
-                image = next((part for part in parts if _is_image(part)), None)
+                image = _image_of(parts)
                 if image is None:
                     missing += 1
                     continue
@@ -92,7 +92,7 @@ class Shards:
         for number, name in enumerate(self._tars):
             here = self._tar == number
             try:
-                images = [next(filter(_is_image, parts), None) for parts in tar_index.from_headers(self.root / name)]
+                images = [_image_of(parts) for parts in tar_index.from_headers(self.root / name)]
             except (OSError, ValueError) as error:
                 wrong.append((str(self.root / name), str(error).removeprefix(f"{self.root / name}: ")))
                 continue
@@ -169,5 +169,7 @@ def is_shards(folder: Path) -> bool:
     return False
 
 
-def _is_image(part: tar_index.Part) -> bool:
-    return f".{part.ext}".lower().endswith(EXTENSIONS)
+def _image_of(parts: list[tar_index.Part]) -> tar_index.Part | None:
+    """The image of a sample; an npy array is one where there is no other."""
+    parts = [(part, f".{part.ext}") for part in parts]
+    return next((part for kinds in (EXTENSIONS, ARRAYS) for part, name in parts if is_image(name, kinds)), None)

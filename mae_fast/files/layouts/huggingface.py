@@ -94,6 +94,7 @@ def huggingface_config(config: dict) -> dict:
     told = {ours: get(name) for ours, name in {"mean": "image_mean", "std": "image_std"}.items()}
     return {
         **{name: values for name, values in told.items() if values and len(values) == get("num_channels")},
+        **{name: config[name] for name in OURS if name in config},
         "img_size": get("image_size"),
         "patch_size": get("patch_size"),
         "in_chans": get("num_channels"),
@@ -145,18 +146,23 @@ def to_huggingface_config(config: dict, encoder_only: bool, theirs: dict) -> dic
 def to_huggingface_preprocessor(config: dict) -> dict:
     """What `describe` gave -> preprocessor_config.json, which holds image size and pixel statistics."""
     height, width = config["img_size"]
+    low, high = config.get("value_range", (0, 255))
     return {
+        **{name: config[name] for name in OURS if name in config},
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
         "resample": 3,  # bicubic, as MAE's own crops
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": 1 / (high - low),  # what is subtracted first, low, has no name there
         "do_normalize": True,
         "image_mean": config["mean"],
         "image_std": config["std"],
     }
 
+
+# In preprocessor_config.json, where pictures are not of 8 bits: transformers has no names for these, and keeps them.
+OURS = ("pixel_type", "value_range")
 
 # What ViTMAEConfig means by a setting that config.json leaves out.
 HF_DEFAULTS = {
