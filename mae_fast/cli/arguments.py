@@ -6,7 +6,14 @@ from pathlib import Path
 
 from mae_fast.recipe import Finetune, Linprobe, Pretrain
 
-POSITIONAL = ("source", "out", "path", "folder", "logs")  # arguments that are no flags, but --out of reconstruct
+POSITIONAL = (
+    "source",
+    "out",
+    "path",
+    "folder",
+    "logs",
+    "run_dir",
+)  # arguments that are no flags, but --out of reconstruct
 
 
 RECIPES = {"pretrain": Pretrain, "finetune": Finetune, "linprobe": Linprobe}

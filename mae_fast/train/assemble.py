@@ -26,6 +26,7 @@ from mae_fast.train.loss import MAELoss
 from mae_fast.train.machine import available_device, products_in
 from mae_fast.train.newest import checkpoint_of, how_to_go_on
 from mae_fast.train.optim import make_optimizer
+from mae_fast.train.pictures import KeptPictures
 from mae_fast.train.probe import OnlineProbe
 from mae_fast.train.run import Resolved, Run
 from mae_fast.train.run_state import Layout, Position, batch_size_of, load_run
@@ -45,6 +46,7 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
 
     source = open_source(data.data_path)
     callbacks = [OnlineProbe(recipe)] if recipe.probe_every else []
+    callbacks += [KeptPictures(source)] if recipe.output_dir else []
     pixels = pixels_of(source, **data.pixels) if model is None else model.pixels
     model_name = recipe.model if model is None else type(model).__name__
     model = initialised(recipe, pixels, model).to(device)

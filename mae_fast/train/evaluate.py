@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +87,7 @@ class Evaluation:
 
     def __init__(self, loader: EvalLoader, names: list[str], classes: int, dtype: torch.dtype):
         self.loader, self.names, self.classes, self.dtype = loader, names, classes, dtype
-        self.best, self._network = 0.0, None
+        self.best, self._network, self._drawn = 0.0, None, time.monotonic()
 
     def __call__(self, run: Run, epoch: int) -> dict[str, float]:
         if self._network is None:
@@ -95,7 +96,9 @@ class Evaluation:
         self.best = max(self.best, scores.acc1)
         if run.report:
             run.report.say(f"epoch {epoch + 1}: {scores}; best {self.best:.2f} %")
-            if run.recipe.output_dir:
+            last = epoch + 1 == run.recipe.schedule.epochs
+            if run.recipe.output_dir and (last or time.monotonic() - self._drawn > 60):
+                self._drawn = time.monotonic()
                 try:
                     picture(scores, self.names, run.recipe.output_dir)
                 except OSError as error:  # a disk that takes no more ends no run

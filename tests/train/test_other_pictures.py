@@ -16,6 +16,8 @@ from mae_fast.files.checkpoint import load_file, load_pretrained
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.pixels import Pixels
 from mae_fast.recipe import Pretrain
+from mae_fast.train.journal import read_journal
+from mae_fast.train.pictures import GAP
 from tests.data.other_pictures import tile, write_tiles, write_xrays, xray
 
 
@@ -170,3 +172,14 @@ def test_grey_of_sixteen_bits_in_a_run_of_rgb_says_what_to_do(xrays, capsys):
     assert main([*map(str, words), *size]) == 1
     assert "give in_chans and value_range, as mae-fast data stats writes them" in capsys.readouterr().err
     assert xray(0).max() > 255
+
+
+@pytest.mark.parametrize("kind", ["xrays", "tiles"])
+def test_a_run_keeps_reconstructions_of_them(kind, request):
+    run = request.getfixturevalue(kind)[1].parent
+    assert not [event for event in read_journal(run) if event["event"] == "fault"]
+    height, width = {"xrays": (16, 24), "tiles": (32, 32)}[kind]
+    for name in ("original", "masked", "epoch-1"):
+        with Image.open(run / "reconstructions" / f"{name}.png") as strip:
+            assert strip.size == (4 * width + 3 * GAP, height)
+            assert np.ptp(np.asarray(strip)[:, :width]) > 100  # stretched: neither black nor one grey

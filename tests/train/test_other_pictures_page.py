@@ -14,8 +14,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "other_pictures.md").read_text()
 BLOCKS = [
     block.replace("\\\n", " ").strip().split("\n") for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S)
 ]
-TINY = ["--model", "mae_vit_tiny_patch8", "--batch_size", "4", "--epochs", "1", "--warmup_epochs", "0", "--device", "cpu",
-        "--num_workers", "0"]  # fmt: skip
+TINY = ["--model", "mae_vit_tiny_patch8", "--batch_size", "4", "--epochs", "1", "--warmup_epochs", "0", "--device",
+        "cpu", "--num_workers", "0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
