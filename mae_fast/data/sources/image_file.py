@@ -109,7 +109,8 @@ def decode_rgb(image: str | bytes | np.ndarray) -> Image.Image:
 def decode_as(image: str | bytes | np.ndarray, mode: str) -> Image.Image:
     """The same in a mode of Pillow's, RGB or L: colour becomes grey by its luma, grey three equal channels."""
     if isinstance(image, np.ndarray):
-        return Image.fromarray(image).convert(mode)
+        picture = Image.fromarray(image)
+        return picture if picture.mode == mode else picture.convert(mode)
     with open_file(image) as file:
         if file.read(len(npy.MAGIC)) == npy.MAGIC:
             file.seek(0)
