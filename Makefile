@@ -23,6 +23,7 @@ demo: setup
 	$(BIN)/mae-fast data photos demo/photos
 	$(BIN)/mae-fast pretrain --config benchmarks/demo.yaml
 	$(BIN)/mae-fast reconstruct --checkpoint demo/run/checkpoint-149.pth --images demo/photos/val --limit 6 --out demo/reconstructions.png
+	$(BIN)/mae-fast report demo/run
 
 # Two processes: most tests use one core, and each process loads torch.
 test: lint

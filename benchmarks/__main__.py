@@ -33,6 +33,7 @@ PARTS = {
     "attention": "attention alone, beside SDPA in all its kinds and xformers",
     "blocks": "block sizes of the Triton kernels, swept on this GPU",
     "golden": "the model on this device beside numbers of the official code",
+    "digits": "what pretraining is worth on scikit-learn's digits, over seeds",
     "faults": "faults injected into tiny runs: what is said, and what is lost",
     "limits": "copy bandwidth, matrix rate at the model's shapes, JPEG decoding",
 }

@@ -26,8 +26,8 @@ from mae_fast_kernels.attention_tiles import (
 
 # By whether a head is of several tiles: length of a tile held, rows of a block that walks by. H100, of 2, 4, 8 warps: 4
 # are fastest, but for the forward at N = 50 with 12 and 16 heads, where 2 are (0.043 ms for 0.054, 0.052 for 0.096).
-# Backward of 197 x 32 on 9.0, counted, not timed: 255 registers, so two programs a multiprocessor. Three need 168, and
-# spill 300 bytes; tiles of 32 take 243, with 48 more products on the older units; blocks of 128 by 8 warps 247.
+# Backward of 197 x 32 on 9.0, compiled, not timed: 255 registers, so two programs a multiprocessor. Three need 168 and
+# spill 272 bytes, with blocks of 32 rows 56, but those multiply on the older units (mae-fast bench blocks tries them).
 HELD = {"TILE": 64, "ROWS": 64, "num_warps": 4, "num_stages": 1}
 FORWARD, BACKWARD = ({several: dict(HELD) for several in (False, True)} for _ in range(2))
 # Registers a thread, of 4 warps, for what stays (scores, sums, results), by compute capability and up: what compiles

@@ -58,3 +58,7 @@ PRESETS["mae_vit_tiny_patch8"] = TINY
 
 # By size alone, as benchmarks and checks take them.
 SIZES = {"tiny": TINY, "small": SMALL, "base": BASE, "large": LARGE, "huge": HUGE}
+
+# The names of main_finetune.py's and main_linprobe.py's models; as --model they are also taken with mae_ before them.
+CLASSIFIERS = ("vit_large_patch16", "vit_base_patch16", "vit_huge_patch14", "vit_small_patch16", "vit_tiny_patch8")
+CLASSIFIERS += tuple(f"mae_{name}" for name in CLASSIFIERS)

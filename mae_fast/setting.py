@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Setting:
             for one in value:
                 self.check(one)
             return
-        if self.choices and value not in self.choices:
-            raise ValueError(f"expected one of {', '.join(self.choices)}, got {value!r}")
         if value in self.words or (value is None and self.default is None):
             return
+        if self.choices and value not in self.choices:
+            raise ValueError(f"expected one of {', '.join(self.choices)}, got {value!r}")
         number = self.kind in (int, float)
         kinds = (int, float) if self.kind is float else self.kind
         if not isinstance(value, kinds) or (number and isinstance(value, bool)):
@@ -92,6 +92,12 @@ def ours(kind: type, default: Any, help: str = "", **limits) -> Any:
     return dataclasses.field(default=default, metadata={"setting": Setting(kind, default, help, False, **limits)})
 
 
+def as_in(kind: type, name: str, **changes) -> Any:
+    """The setting of another dataclass again, but for some of what holds for it."""
+    setting = dataclasses.replace(settings_of(kind)[name], **changes)
+    return dataclasses.field(default=setting.default, metadata={"setting": setting})
+
+
 class Checked:
     """A dataclass of settings. ValueError naming the first one whose value cannot work."""
 
@@ -108,3 +114,28 @@ def settings_of(recipe: type) -> dict[str, Setting]:
     """The settings that are fields of a dataclass, without those of its parts."""
     fields = dataclasses.fields(recipe)
     return {field.name: field.metadata["setting"] for field in fields if "setting" in field.metadata}
+
+
+class Recipe(Checked):
+    """A frozen dataclass of settings, some of them in dataclasses that are its parts. PARTS: those, by their fields."""
+
+    PARTS: ClassVar[dict[str, type]] = {}
+
+    @classmethod
+    def settings(cls) -> dict[str, Setting]:
+        """Every setting by its name, those of the parts first."""
+        return {name: setting for kind in (*cls.PARTS.values(), cls) for name, setting in settings_of(kind).items()}
+
+    @classmethod
+    def of(cls, **settings) -> Self:
+        """A recipe from settings by their names alone, as flags and YAML give them: of(batch_size=64, epochs=400)."""
+        parts = {part: {name: settings.pop(name) for name in settings_of(kind) if name in settings}
+                 for part, kind in cls.PARTS.items()}  # fmt: skip
+        return cls(**{part: cls.PARTS[part](**values) for part, values in parts.items()}, **settings)
+
+    def flat(self) -> dict[str, Any]:
+        """{name: value} of every setting: the inverse of `of`."""
+        values = {name: getattr(self, name) for name in settings_of(type(self))}
+        for part, kind in self.PARTS.items():
+            values |= {name: getattr(getattr(self, part), name) for name in settings_of(kind)}
+        return values

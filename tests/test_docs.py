@@ -27,7 +27,7 @@ def undone():
 
 
 def test_every_snippet_is_run_below():
-    assert len(SNIPPETS) == PAGE.read_text().count("```python") == 3
+    assert len(SNIPPETS) == PAGE.read_text().count("```python") == 4
 
 
 def test_hugging_face():
@@ -39,6 +39,22 @@ def test_hugging_face():
     names = {"model": transformers.ViTMAEForPreTraining(config), "pixel_values": torch.randn(2, 3, 16, 16)}
     exec(SNIPPETS["Hugging Face transformers"], names)
     assert names["outputs"].loss.isfinite()
+
+
+def test_hugging_face_from_pretraining_to_a_classifier(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate", reason="the Trainer needs it")
+    monkeypatch.chdir(tmp_path)
+    config = transformers.ViTMAEConfig(
+        image_size=16, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+    )  # fmt: skip
+    arguments = transformers.TrainingArguments(max_steps=1, use_cpu=True, report_to=[], disable_tqdm=True)
+    pictures = [{"pixel_values": image} for image in torch.randn(8, 3, 16, 16)]
+    labelled = [row | {"labels": i % 3} for i, row in enumerate(pictures)]
+    names = {"config": config, "arguments": arguments, "pictures": pictures, "labelled": labelled}
+    exec(SNIPPETS["Hugging Face pretraining to a classifier"], names)
+    assert names["classifier"](torch.randn(2, 3, 16, 16)).logits.shape == (2, 3)
 
 
 def test_timm(capsys):

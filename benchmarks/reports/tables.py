@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.harness import record, table
 from benchmarks.harness.growth import growths, shown
-from benchmarks.reports import kernels, scaling
+from benchmarks.reports import digits, kernels, scaling
 from benchmarks.reports.results import Side, ahead, facts_of, first_batch, is_ours, results, turns
 from benchmarks.reports.shares import shares
 
@@ -198,4 +198,5 @@ TABLES = {
     "scaling-costs": scaling.step_costs,
     "scaling-assumptions": scaling.assumed,
     "faults": faults,
+    "digits": digits.accuracies,
 }

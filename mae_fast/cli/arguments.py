@@ -4,9 +4,19 @@ import argparse
 import os
 from pathlib import Path
 
-from mae_fast.recipe import SETTINGS
+from mae_fast.recipe import Finetune, Linprobe, Pretrain
 
-POSITIONAL = ("source", "out", "path", "folder", "logs")  # arguments that are no flags, but --out of reconstruct
+POSITIONAL = (
+    "source",
+    "out",
+    "path",
+    "folder",
+    "logs",
+    "run_dir",
+)  # arguments that are no flags, but --out of reconstruct
+
+
+RECIPES = {"pretrain": Pretrain, "finetune": Finetune, "linprobe": Linprobe}
 
 
 def positive(text: str) -> int:
@@ -15,6 +25,11 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
     return number
+
+
+def numbers(text: str) -> list[int]:
+    """The type of a flag that takes several counts, as 1,5,10."""
+    return [positive(part) for part in text.split(",")]
 
 
 def name_flag(error: Exception, args: argparse.Namespace) -> str:
@@ -26,7 +41,7 @@ def name_flag(error: Exception, args: argparse.Namespace) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}"
-    subject, flags = text.split(":")[0], SETTINGS if args.command == "pretrain" else vars(args)
+    subject, flags = text.split(":")[0], RECIPES[args.command].settings() if args.command in RECIPES else vars(args)
     if subject in flags and subject not in POSITIONAL:
         return f"--{text}"
     name = _given_by(text.split(": ")[0], args)

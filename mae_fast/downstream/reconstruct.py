@@ -59,30 +59,45 @@ def reconstruct(
 
 
 def stretched(result: Reconstruction, bands: list[int] | None = None, percentiles: bool = False) -> Reconstruction:
-    """The same as it is drawn: one band, or three as red, green and blue, in 0..1.
-
-    bands: numbers from 1 (default: all of one or three, else the first three, or the first of two). percentiles:
-    between the 2nd and the 98th of each picture's band as it was, in place of the value range. Raises ValueError for
-    bands that are not there.
-    """
-    channels = result.original.shape[-1]
-    if bands is None:
-        bands = [1, 2, 3] if channels >= 3 else [1]
-    if len(bands) not in (1, 3) or not all(1 <= band <= channels for band in bands):
-        raise ValueError(f"bands: expected one or three numbers from 1 to {channels}, got {' '.join(map(str, bands))}")
-    shown = [band - 1 for band in bands]
-    original = result.original[..., shown]
-    low, high = torch.zeros(1), torch.ones(1)
-    if percentiles:
-        flat = original.float().flatten(1, 2)
-        low, high = (x[:, None, None] for x in flat.quantile(torch.tensor(PERCENT), dim=1))
-    fit = lambda picture: ((picture - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)  # noqa: E731
-    removed = result.removed[..., shown]
-    original, predicted = fit(original), fit(result.predicted[..., shown])
+    """The same as it is drawn: one band, or three as red, green and blue, in 0..1; bands, percentiles: of drawable."""
+    shown = _places(result.original.shape[-1], bands)
+    scale, removed = _black_and_white(result.original[..., shown], percentiles), result.removed[..., shown]
+    original, predicted = (_between(x[..., shown], scale) for x in (result.original, result.predicted))
     masked = original * (1 - removed) + GREY * removed
     return Reconstruction(
         original, masked, predicted, original * (1 - removed) + predicted * removed, removed, result.loss
     )
+
+
+def drawable(pictures: Tensor, bands: list[int] | None = None, percentiles: bool = False) -> Tensor:
+    """Pictures (B, H, W, C), in 0..1 over the value range, as they are drawn: (B, H, W, 1 or 3), in 0..1.
+
+    bands: numbers from 1 of one band, or of three as red, green and blue (default: all of one or three, else the first
+    three, or the first of two). percentiles: black to white are the 2nd and the 98th of each picture's band, not the
+    value range. Raises ValueError for bands that are not there.
+    """
+    original = pictures[..., _places(pictures.shape[-1], bands)]
+    return _between(original, _black_and_white(original, percentiles))
+
+
+def _places(channels: int, bands: list[int] | None) -> list[int]:
+    if bands is None:
+        bands = [1, 2, 3] if channels >= 3 else [1]
+    if len(bands) not in (1, 3) or not all(1 <= band <= channels for band in bands):
+        raise ValueError(f"bands: expected one or three numbers from 1 to {channels}, got {' '.join(map(str, bands))}")
+    return [band - 1 for band in bands]
+
+
+def _black_and_white(original: Tensor, percentiles: bool) -> tuple[Tensor, Tensor]:
+    if not percentiles:
+        return torch.zeros(1), torch.ones(1)
+    low, high = original.float().flatten(1, 2).quantile(torch.tensor(PERCENT), dim=1)
+    return low[:, None, None], high[:, None, None]
+
+
+def _between(pictures: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
+    low, high = scale
+    return ((pictures - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
 
 
 def load_images(path: str | Path, size: tuple[int, int], pixels: Pixels, limit: int) -> tuple[list[str], Tensor]:

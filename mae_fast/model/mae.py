@@ -158,10 +158,16 @@ class MaskedAutoencoderViT(nn.Module):
         pred = self.decoder_pred(add_norm(self._run(self.decoder_blocks, x, 1 + len_keep), self.decoder_norm)[1])
         return self._masked_mse(pred, imgs, ids_shuffle[:, len_keep:])
 
-    def encode(self, imgs: Tensor) -> Tensor:
-        """Features of the whole image, nothing masked: (B, 1+L, D), cls first, then patches in image order."""
+    def encode(self, imgs: Tensor, layer: int | None = None) -> Tensor:
+        """Features of the whole image, nothing masked: (B, 1+L, D), cls first, then patches in image order.
+
+        layer: None for those after the last block and its norm; N for those after N blocks, without a norm.
+        """
         self.patch_embed.check(imgs)
-        return self.norm(self._encoder(imgs, self.patch_embed.all_ids(imgs)).sum())
+        if layer is not None and not 0 <= layer <= len(self.blocks):
+            raise ValueError(f"layer: expected 0 to {len(self.blocks)}, the blocks of this encoder; got {layer}")
+        x = self._encoder(imgs, self.patch_embed.all_ids(imgs), layer).sum()
+        return self.norm(x) if layer is None else x
 
     def _draw_mask(self, imgs: Tensor, mask_ratio: float, noise: Tensor | None, for_loss: bool = False):
         self.patch_embed.check(imgs)
@@ -174,13 +180,13 @@ class MaskedAutoencoderViT(nn.Module):
             )
         return *drawn, len_keep
 
-    def _encoder(self, imgs: Tensor, ids_BK: Tensor) -> Stream:
-        """The patches `ids` of each image -> (B, 1+K, D), before the norm."""
+    def _encoder(self, imgs: Tensor, ids_BK: Tensor, layer: int | None = None) -> Stream:
+        """The patches `ids` of each image -> (B, 1+K, D), after so many blocks, or all, before the norm."""
         dtype = compute_dtype(imgs.device, self.patch_embed.proj.weight.dtype)
         patches = ops.gather_patches(imgs, ids_BK, self.patch_embed.patch_size[0], self.mean, self.std, dtype)
         x = self.patch_embed(patches) + F.embedding(ids_BK, self.pos_embed[0, 1:])
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(imgs), -1, -1)
-        return self._run(self.blocks, torch.cat([cls, x], dim=1))
+        return self._run(self.blocks[:layer], torch.cat([cls, x], dim=1))
 
     def _run(self, blocks: nn.ModuleList, x_BND: Tensor, first: int = 0) -> Stream:
         parameters, device = self.cls_token.dtype, x_BND.device

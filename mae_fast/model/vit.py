@@ -5,8 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mae_fast import config, ops
 from mae_fast.model.attention import attention_named
 from mae_fast.model.blocks import Block, PatchEmbed
+from mae_fast.model.precision import compute_dtype
 from mae_fast.model.stream import Stream, add_norm
 
 
@@ -54,8 +56,9 @@ class DropPathBlock(Block):
 
 
 class VisionTransformer(nn.Module):
-    """Vision Transformer for classification: images (B, C, H, W), normalised -> logits (B, num_classes).
+    """Vision Transformer for classification: images -> logits (B, num_classes).
 
+    Images are float (B, C, H, W), normalised, or uint8 (B, H, W, C), normalised here by mean and std.
     global_pool: classify the norm (fc_norm) of the mean patch, as finetuning does, instead of the class token of the
     normed sequence (norm), as linear probing does. drop_path_rate: that of the last block; it grows linearly from 0.
     num_classes 0: no head, features (B, D). The other arguments as in `mae_fast.MaskedAutoencoderViT`.
@@ -77,13 +80,17 @@ class VisionTransformer(nn.Module):
         drop_path_rate: float = 0.0,
         norm_layer=nn.LayerNorm,
         *,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
         attention: str = "auto",
     ):
         super().__init__()
         if not qkv_bias:
             raise ValueError("qkv_bias: only True; every Masked Autoencoder has these biases")
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.num_classes, self.global_pool = num_classes, global_pool
+        self.num_classes, self.global_pool, self.in_chans = num_classes, global_pool, in_chans
+        self.mean = list(mean or (config.IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans))
+        self.std = list(std or (config.IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans))
         self.num_features = self.embed_dim = embed_dim
         hidden, attend = int(embed_dim * mlp_ratio), attention_named(attention)
 
@@ -124,6 +131,10 @@ class VisionTransformer(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """-> what the head sees: (B, D)."""
+        if x.dtype == torch.uint8:
+            self.patch_embed.check(x)
+            p, dtype = self.patch_embed.patch_size[0], compute_dtype(x.device, torch.float32)
+            x = ops.gather_patches(x, self.patch_embed.all_ids(x), p, self.mean, self.std, dtype)
         x = self.patch_embed(x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
         for block in self.blocks:

@@ -4,6 +4,7 @@ Flags, the keys of a --config file and those of a tutorial's dictionary are made
 ranges. A recipe is frozen: what a run makes of it (`mae_fast.train.assemble.Resolved`) is another object.
 """
 
+from mae_fast.recipe.classify import Classify, Finetune, Linprobe
 from mae_fast.recipe.pretrain import PARTS, SETTINGS, Data, Pretrain, Schedule
 
-__all__ = ["PARTS", "SETTINGS", "Data", "Pretrain", "Schedule"]
+__all__ = ["PARTS", "SETTINGS", "Classify", "Data", "Finetune", "Linprobe", "Pretrain", "Schedule"]

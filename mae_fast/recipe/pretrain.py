@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from mae_fast.config import DTYPES, PRESETS, STREAMS
-from mae_fast.setting import Checked, Setting, official, ours, settings_of
+from mae_fast.setting import Checked, Recipe, Setting, official, ours
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Schedule(Checked):
 
 
 @dataclass(frozen=True)
-class Pretrain(Checked):
+class Pretrain(Recipe):
     """What `mae-fast pretrain` is asked for."""
 
     data: Data = Data()
@@ -149,28 +149,14 @@ class Pretrain(Checked):
     init_from: str = ours(str, "", "weights to start from: official .pth, Hugging Face directory or ours")
     auto_resume: bool = ours(bool, False, "go on from the newest checkpoint in output_dir, if any")
     save_every: int = ours(int, 20, "epochs between checkpoints", at_least=1)
+    probe_every: int = ours(int, 0, "epochs between kNN accuracies of the features, in the log; 0: none", at_least=0)
+    probe_path: str = ours(str, "", "labelled pictures for them, train/ and val/; default data_path")
 
     def __post_init__(self):
         super().__post_init__()
         if self.resume and self.init_from:
             raise ValueError("resume and init_from: give one; resume goes on with a run, init_from starts a new one")
 
-    @classmethod
-    def of(cls, **settings) -> Self:
-        """A recipe from settings by their names alone, as flags and YAML give them: of(batch_size=64, epochs=400)."""
-        parts = {part: {name: settings.pop(name) for name in settings_of(kind) if name in settings}
-                 for part, kind in PARTS.items()}  # fmt: skip
-        return cls(**{part: PARTS[part](**values) for part, values in parts.items()}, **settings)
 
-    def flat(self) -> dict[str, Any]:
-        """{name: value} of every setting: the inverse of `of`."""
-        values = {name: getattr(self, name) for name in settings_of(Pretrain)}
-        for part, kind in PARTS.items():
-            values |= {name: getattr(getattr(self, part), name) for name in settings_of(kind)}
-        return values
-
-
-PARTS = {"data": Data, "schedule": Schedule}
-SETTINGS: dict[str, Setting] = {
-    name: setting for kind in (*PARTS.values(), Pretrain) for name, setting in settings_of(kind).items()
-}
+PARTS = Pretrain.PARTS = {"data": Data, "schedule": Schedule}
+SETTINGS: dict[str, Setting] = Pretrain.settings()

@@ -1,5 +1,6 @@
-"""What the start of a run says of it: model, kernels, how the step runs, data, learning rate."""
+"""What the start of a run says of it: model, kernels, how the step runs, data, learning rate; and its end."""
 
+import contextlib
 import logging
 
 import torch
@@ -9,6 +10,7 @@ from mae_fast.model.attention import ATTENTION, FUSED
 from mae_fast.model.precision import stream_dtype
 from mae_fast.ops import kernels
 from mae_fast.pixels import RGB
+from mae_fast.train.journal import device_name, versions
 from mae_fast.train.report import Report
 from mae_fast.train.run import Run
 
@@ -26,7 +28,43 @@ def begin_report(run: Run) -> None:
         return
     announce(run)
     start = position.epoch + position.batch / run.batches
-    run.report = Report(recipe.output_dir, recipe.log_dir, epochs, run.batches * run.images_per_batch, start)
+    images = run.batches * run.images_per_batch
+    run.report = Report(recipe.output_dir, recipe.log_dir, epochs, images, start, again=recipe.auto_resume)
+    run.report.note("start", epoch=start, **facts(run))
+
+
+def facts(run: Run) -> dict:
+    """What run.jsonl keeps of a process: what it does, on what, with which settings and versions."""
+    resolved, source, usual = run.resolved, run.last_checkpoint, type(run.recipe)().flat()
+    return {
+        "kind": type(run.recipe).__name__.lower(),
+        "model": resolved.model,
+        "parameters": sum(p.numel() for p in run.step.parameters),
+        "device": device_name(resolved.device),
+        "processes": resolved.world.size,
+        "step": how(run).split(";")[0],
+        "loader": run.loader.backend,
+        "effective_batch": run.images_per_batch * run.recipe.accum_iter,
+        "images": run.batches * run.images_per_batch,
+        "resumed_from": source and str(source),
+        "versions": versions(),
+        "settings": resolved.settings(run.recipe),
+        "changed": [name for name, value in run.recipe.flat().items() if value != usual[name]],
+    }
+
+
+@contextlib.contextmanager
+def end_noted(run: Run):
+    """Around all epochs: leave word in run.jsonl of how they ended. Without it the process was killed or is at work."""
+    text = ""
+    try:
+        yield
+    except BaseException as error:
+        text = str(error) or type(error).__name__
+        raise
+    finally:
+        if run.report:
+            run.report.note("end", text=text, complete=not text)
 
 
 def announce(run: Run) -> None:
@@ -61,7 +99,8 @@ def how(run: Run) -> str:
     attention = next((name for name, function in ATTENTION.items() if function is attend), attend.__name__)
     if attention == "auto":
         attention = "fused" if kind in FUSED else "sdpa"
-    kept_in = stream_dtype(run.model.stream, torch.float32, DTYPES[run.resolved.dtype], run.resolved.device)
+    wanted = getattr(run.model, "stream", torch.float32)  # a classifier's stream is its parameters'
+    kept_in = stream_dtype(wanted, torch.float32, DTYPES[run.resolved.dtype], run.resolved.device)
     stream = next(name for name, dtype in DTYPES.items() if dtype == kept_in)
     words = [f"{run.resolved.dtype} products", f"{stream} residual stream", f"{attention} attention"]
     words.append("compiled" if step.compiled else "not compiled")

@@ -16,7 +16,7 @@ from mae_fast.files.lock import FolderLock
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.model.masking import SampleNoise, uniform
 from mae_fast.pixels import Pixels
-from mae_fast.recipe import Pretrain
+from mae_fast.recipe import Classify, Pretrain
 from mae_fast.train import distributed, parallel
 from mae_fast.train.announce import begin_report
 from mae_fast.train.batch_size import choose_batch_size
@@ -26,6 +26,8 @@ from mae_fast.train.loss import MAELoss
 from mae_fast.train.machine import available_device, products_in
 from mae_fast.train.newest import checkpoint_of, how_to_go_on
 from mae_fast.train.optim import make_optimizer
+from mae_fast.train.pictures import KeptPictures
+from mae_fast.train.probe import OnlineProbe
 from mae_fast.train.run import Resolved, Run
 from mae_fast.train.run_state import Layout, Position, batch_size_of, load_run
 from mae_fast.train.step import TrainingStep
@@ -39,20 +41,12 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
     if not isinstance(recipe, Pretrain):
         raise TypeError(f"recipe: expected a Pretrain, as Pretrain.of(**settings) makes; got {type(recipe).__name__}")
     data = recipe.data
-    name = available_device(recipe.device)
-    if name == "cpu":
-        keep_freed_memory()
-    world = distributed.init(
-        torch.device(name).type, recipe.dist_url, recipe.dist_on_itp, recipe.world_size,
-        timeout=1200 + data.loader_timeout, remedy=partial(how_to_go_on, recipe),
-    )  # fmt: skip
-    if lock and recipe.output_dir:
-        distributed.by_main(lambda: lock.take(recipe.output_dir))
-    device = torch.device(name, world.local_rank if name == "cuda" else None)
+    device, world = begin(recipe, lock)
     dtype = products_in(recipe.dtype, recipe.stream, device.type)
-    torch.manual_seed(recipe.seed + world.rank)
 
     source = open_source(data.data_path)
+    callbacks = [OnlineProbe(recipe)] if recipe.probe_every else []
+    callbacks += [KeptPictures(source)] if recipe.output_dir else []
     pixels = pixels_of(source, **data.pixels) if model is None else model.pixels
     model_name = recipe.model if model is None else type(model).__name__
     model = initialised(recipe, pixels, model).to(device)
@@ -88,10 +82,28 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
     if resume:
         position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
     resolved = Resolved(model_name, device, world, dtype, batch_size, schedule)
-    run = Run(recipe, resolved, model, step, loader, position, StopSignal(), noise, last_checkpoint=resume)
+    run = Run(
+        recipe, resolved, model, step, loader, position, StopSignal(), noise, callbacks=callbacks,
+        last_checkpoint=resume,
+    )  # fmt: skip
     if world.is_main:
         begin_report(run)
     return run
+
+
+def begin(recipe: Pretrain | Classify, lock: FolderLock | None = None) -> tuple[torch.device, distributed.World]:
+    """This process's device, and its place among the others, with which it then is in a group; seeds PyTorch."""
+    name = available_device(recipe.device)
+    if name == "cpu":
+        keep_freed_memory()
+    world = distributed.init(
+        torch.device(name).type, recipe.dist_url, recipe.dist_on_itp, recipe.world_size,
+        timeout=1200 + recipe.data.loader_timeout, remedy=partial(how_to_go_on, recipe),
+    )  # fmt: skip
+    if lock and recipe.output_dir:
+        distributed.by_main(lambda: lock.take(recipe.output_dir))
+    torch.manual_seed(recipe.seed + world.rank)
+    return torch.device(name, world.local_rank if name == "cuda" else None), world
 
 
 def initialised(recipe: Pretrain, pixels: Pixels, model: MaskedAutoencoderViT | None) -> MaskedAutoencoderViT:

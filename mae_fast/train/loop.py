@@ -17,6 +17,7 @@ from mae_fast.files.lock import FolderLock
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.recipe import Pretrain
 from mae_fast.train import distributed
+from mae_fast.train.announce import end_noted
 from mae_fast.train.assemble import assemble
 from mae_fast.train.interrupt import Interrupted, LoaderFailed
 from mae_fast.train.optim import lr_at
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 # there is nothing to wait for.
 WINDOW = {"cuda": 20, "cpu": 1}
 PATIENCE = 5  # non-finite losses in a row before the run gives up
+NAMED = 100  # bad images, at most, that run.jsonl names; all are counted
 
 
 class Diverged(RuntimeError):
@@ -53,11 +55,12 @@ def train(run: Run) -> None:
     epochs, started, first = run.recipe.schedule.epochs, time.perf_counter(), run.position
     first_batch = first.batch
     try:
-        if first.epoch < epochs:
-            prepare(run)
-        for _ in range(first.epoch, epochs):
-            train_one_epoch(run)
-            finish_epoch(run)
+        with end_noted(run):
+            if first.epoch < epochs:
+                prepare(run)
+            for _ in range(first.epoch, epochs):
+                train_one_epoch(run)
+                finish_epoch(run)
     except LoaderError as error:
         stop_for_loader(run, error)
     finally:
@@ -77,11 +80,16 @@ def prepare(run: Run) -> None:
     batch, device = run.resolved.batch_size, run.resolved.device
     imgs = run.loader.pixels.blank(batch, run.recipe.data.size, device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device) if run.loader.labelled else None
+    if run.mix:
+        imgs, labels = run.mix(imgs, labels, 0, 0)
     run.step.prepare(imgs, labels)
 
 
 def train_one_epoch(run: Run) -> None:
     position, accum = run.position, run.recipe.accum_iter
+    run.epoch_began = time.perf_counter()
+    if run.report:
+        run.report.begin_epoch()
     batches = islice(run.loader.epoch(position.epoch, position.batch), run.batches - position.batch)
     for imgs, labels in batches:
         at = position.epoch + position.batch / run.batches
@@ -89,6 +97,8 @@ def train_one_epoch(run: Run) -> None:
             run.noise.at(position.epoch, run.loader.first_place(position.batch))
         if position.batch % accum == 0:
             lr = lr_at(at, run.resolved.schedule, position.losses)
+        if run.mix:
+            imgs, labels = run.mix(imgs, labels, position.epoch, run.loader.first_place(position.batch))
         loss = run.step(imgs, lr, labels)
         position.batch += 1
         if loss is not None:  # enough batches for an update
@@ -137,9 +147,9 @@ def finish_epoch(run: Run) -> None:
     )
     more = {name: number for callback in run.callbacks for name, number in callback(run, epoch).items()}
     if run.report:
-        run.report.epoch(
-            epoch, train_lr, train_loss, more
-        )  # before the checkpoint: a resumed run drops what is too much
+        noted = {"skipped": position.skipped, "bad_images": len(run.loader.bad_images)}
+        # before the checkpoint: a resumed run drops what is too much
+        run.report.epoch(epoch, train_lr, train_loss, more, noted)
     if save_of_epoch(run, epoch) and run.report:
         run.report.picture()
 
@@ -180,6 +190,8 @@ def warn_of_bad_images(run: Run) -> None:
         name, reason = list(bad.items())[-1]
         run.warned_images = len(bad)
         run.report.say(f"skipped {len(bad)} bad images so far, the last one {name} ({reason})")
+        if len(bad) <= NAMED:
+            run.report.note("bad_images", count=len(bad), name=name, reason=reason)
 
 
 def last_good(run: Run) -> str:

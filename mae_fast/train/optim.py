@@ -60,7 +60,7 @@ def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
     Its own is a first step unlike the others, which leaves memory that was never written where found_inf skips it.
     """
     for group in optimizer.param_groups:
-        if group.get("momentum") and not group["dampening"]:
+        if group.get("momentum") and not group.get("dampening", True):
             for p in group["params"]:
                 if p.grad is not None and optimizer.state[p].get("momentum_buffer") is None:
                     optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)

@@ -76,6 +76,18 @@ def exchange(loss: nn.Module, now: bool) -> contextlib.AbstractContextManager:
     return loss.no_sync()
 
 
+@contextlib.contextmanager
+def together(loss: nn.Module):
+    """While this lasts, parts of a loss that is shared out can be called outside of its forward pass, by every rank."""
+    if is_sharded(loss):
+        loss.unshard()
+    try:
+        yield
+    finally:
+        if is_sharded(loss):
+            loss.reshard()
+
+
 def gathered(state: Any) -> Any:
     """A tree of dicts and lists -> the same with whole tensors; where some are shared out, each rank must call it.
 

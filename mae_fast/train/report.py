@@ -1,11 +1,9 @@
-"""Reports of a run: progress, log.txt, TensorBoard, loss.png. Rank 0 alone calls this."""
+"""Reports of a run: progress, log.txt, run.jsonl, TensorBoard, loss.png. Rank 0 alone calls this."""
 
-import errno
 import gc
 import json
 import logging
 import math
-import os
 import sys
 import threading
 import time
@@ -13,7 +11,9 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
+from mae_fast.files.appended import Appended, read_lines
 from mae_fast.files.atomic import write_atomic
+from mae_fast.train.journal import Journal
 from mae_fast.train.progress import Bar, Lines
 
 logger = logging.getLogger(__name__)
@@ -25,14 +25,20 @@ class Report:
     start: fractional epoch at which this process goes on. Lines of log.txt and events from there on were written by a
     run that got further than its last checkpoint; they are dropped, and come again.
 
-    A disk that takes no more ends no run: that is said once, the lines of log.txt come later, and events end.
+    again: an earlier process of this run may have been here, even where start is 0.
+
+    A disk that takes no more ends no run: that is said once, the lines of log.txt and run.jsonl come later, and events
+    end.
     """
 
-    def __init__(self, output_dir: str, log_dir: str, epochs: int, images_per_epoch: int, start: float):
+    def __init__(
+        self, output_dir: str, log_dir: str, epochs: int, images_per_epoch: int, start: float, again: bool = False
+    ):
         self.folder = Path(output_dir) if output_dir else None
         if self.folder:
             log = self.folder / "log.txt"
             _write_log(log, [entry for entry in read_log(log) if entry["epoch"] < int(start)])
+            self.log, self.journal = Appended(log), Journal(self.folder, again or start > 0)
         self.writer = None
         if log_dir:
             from torch.utils.tensorboard import SummaryWriter
@@ -40,15 +46,20 @@ class Report:
             self.writer = SummaryWriter(log_dir, purge_step=int(1000 * start) if start else None)
             _quieten_threads()
         self.drawn = -math.inf
-        self.unwritten = ""  # lines of log.txt that the disk did not take yet
         self.told: set[str] = set()
         self.epochs = epochs
         total, initial = epochs * images_per_epoch, round(start * images_per_epoch)
         self.bar = Bar(total, initial) if sys.stderr.isatty() else Lines(total, initial)
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Count images and seconds of an epoch from now on, until its last step."""
+        self.began, self.images, self.seconds = time.perf_counter(), 0, 0.0
 
     def steps(self, epoch: int, records: list[tuple[float, float, float]], images: int) -> None:
         """Show finished steps and write them as events. records: (fractional epoch, lr, loss) of each."""
         _, lr, loss = records[-1]
+        self.images, self.seconds = self.images + images, time.perf_counter() - self.began
         self.bar.update(images, f"epoch {epoch + 1}/{self.epochs}", f"loss {loss:.4f} lr {lr:.2e}")
         self._events(lambda: self._add(records))
 
@@ -58,31 +69,34 @@ class Report:
                 self.writer.add_scalar("train_loss", loss, int(at * 1000))
             self.writer.add_scalar("lr", lr, int(at * 1000))
 
-    def epoch(self, epoch: int, train_lr: float, train_loss: float, more: dict[str, float] | None = None) -> None:
-        """Add a finished epoch to log.txt. more: other numbers of it, which become events as well."""
+    def epoch(
+        self,
+        epoch: int,
+        train_lr: float,
+        train_loss: float,
+        more: dict[str, float] | None = None,
+        noted: dict | None = None,
+    ) -> None:
+        """Add a finished epoch to log.txt. more: other numbers of it, which become events as well; noted: for run.jsonl
+        besides its speed."""
         self.bar.epoch_end()
-        more = more or {}
+        more, seconds = more or {}, round(self.seconds, 4)
+        self.note("epoch", epoch=epoch, seconds=seconds, images=self.images, **(noted or {}))
         if self.folder:
-            entry = {"train_lr": train_lr, "train_loss": train_loss, **more, "epoch": epoch}
-            self.unwritten += json.dumps(entry) + "\n"
-            self._try(self.folder / "log.txt", self._append)
+            self.log.add({"train_lr": train_lr, "train_loss": train_loss, **more, "epoch": epoch})
+            self._try(self.log.path, lambda _: self.log.write())
         self._events(lambda: self._add_epoch(epoch, more))
+        self.begin_epoch()
 
     def _add_epoch(self, epoch: int, numbers: dict[str, float]) -> None:
         for name, number in numbers.items():
             self.writer.add_scalar(name, number, 1000 * (epoch + 1))
         self.writer.flush()
 
-    def _append(self, path: Path) -> None:
-        with open(path, "ab", buffering=0) as file:
-            end = file.tell()
-            try:
-                if file.write(self.unwritten.encode()) < len(self.unwritten):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError:
-                file.truncate(end)  # no half line, which would spoil the next one
-                raise
-        self.unwritten = ""
+    def note(self, event: str, **facts) -> None:
+        """Add an event to run.jsonl, see mae_fast.train.journal."""
+        if self.folder:
+            self._try(self.journal.path, lambda _: self.journal.add(event, **facts))
 
     def picture(self) -> None:
         """Draw loss.png from log.txt, at most once a minute."""
@@ -117,8 +131,7 @@ class Report:
     def close(self) -> None:
         self.bar.close()
         if self.folder:
-            if self.unwritten:
-                self._try(self.folder / "log.txt", self._append)
+            self._try(self.log.path, lambda _: self.log.write())
             self._try(self.folder / "loss.png", self._draw)
         self._events(lambda: self.writer.close())
 
@@ -136,13 +149,7 @@ def _tell_once(otherwise: Callable, args) -> None:
 
 def read_log(path: Path) -> list[dict]:
     """The epochs in a log.txt, oldest first; a last line that a kill cut short is left out."""
-    entries = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [entry for entry in entries if isinstance(entry, dict) and "epoch" in entry]
+    return [entry for entry in read_lines(path) if "epoch" in entry]
 
 
 def _write_log(path: Path, entries: list[dict]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mae_fast.data.loader import Loader
 from mae_fast.model.masking import SampleNoise
-from mae_fast.recipe import Pretrain, Schedule
+from mae_fast.recipe import Classify, Pretrain, Schedule
 from mae_fast.train import distributed
 from mae_fast.train.interrupt import StopSignal
 from mae_fast.train.report import Report
@@ -28,7 +28,7 @@ class Resolved:
     batch_size: int
     schedule: Schedule  # with its absolute lr
 
-    def settings(self, recipe: Pretrain) -> dict:
+    def settings(self, recipe: Pretrain | Classify) -> dict:
         """Every setting by the name of its flag, as an official checkpoint keeps them."""
         return recipe.flat() | {
             "model": self.model,
@@ -44,7 +44,7 @@ class Resolved:
 class Run:
     """A run under way."""
 
-    recipe: Pretrain
+    recipe: Pretrain | Classify
     resolved: Resolved
     model: nn.Module
     step: TrainingStep
@@ -52,9 +52,12 @@ class Run:
     position: Position
     stop: StopSignal
     noise: SampleNoise | None = None  # what masks are drawn from; None: the model draws its own
+    # (imgs, labels, epoch, first place) -> what the step takes; None: what the loader gives.
+    mix: Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]] | None = None
     report: Report | None = None  # rank 0 alone
     # Called on every rank after an epoch, with the run and the epoch; their numbers go into its line of log.txt.
     callbacks: list[Callable[["Run", int], dict[str, float]]] = field(default_factory=list)
+    epoch_began: float = 0.0  # time.perf_counter()
     last_checkpoint: Path | None = None
     save_is_due: bool = False  # the last one failed
     non_finite: int = 0  # in a row, so far

@@ -11,6 +11,8 @@ from torch import nn
 from mae_fast.files import layouts
 from mae_fast.files.atomic import save_atomic
 from mae_fast.files.checkpoint import CheckpointError, load_file, load_weights
+from mae_fast.files.classifier import load_classifier_weights
+from mae_fast.model.vit import VisionTransformer
 from mae_fast.train import distributed, parallel
 from mae_fast.train.optim import load_optimizer
 
@@ -122,19 +124,19 @@ def save_run(
 
 
 def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, device, rank: int) -> Position:
-    """Bring model, optimizer, scaler and random state back to where save_run, or the official script, left them."""
+    """Bring model, optimizer, scaler and random state back to where save_run, or the official script, left them.
+
+    model: a Masked Autoencoder, or a classifier.
+    """
     content = load_file(path)
     if not {"model", "optimizer", "epoch"} <= content.keys():
         raise CheckpointError(
             f"{path}: holds weights but no training run to go on with; to start a run from it use init_from"
         )
-    state, head = layouts.split_head(layouts.unwrap(content["model"]))
-    if head:
-        raise CheckpointError(
-            f"{path}: holds the training run of a classifier ({', '.join(head)}), which is no pretraining run to go on "
-            "with; to start a run from its encoder use init_from"
-        )
-    load_weights(model, parallel.spread(state, model.state_dict()), path)
+    if isinstance(model, VisionTransformer):
+        load_classifier_weights(model, content["model"], path)
+    else:
+        load_pretraining_weights(model, content["model"], path)
     load_optimizer(optimizer, content["optimizer"])
     if scaler.is_enabled() and content.get("scaler"):
         scaler.load_state_dict(content["scaler"])
@@ -150,6 +152,16 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, de
     if len(ours["rng"]) > rank:
         set_rng_state(ours["rng"][rank], device)
     return position
+
+
+def load_pretraining_weights(model: nn.Module, state: dict, path: Path) -> None:
+    state, head = layouts.split_head(layouts.unwrap(state))
+    if head:
+        raise CheckpointError(
+            f"{path}: holds the training run of a classifier ({', '.join(head)}), which is no pretraining run to go on "
+            "with; to start a run from its encoder use init_from"
+        )
+    load_weights(model, parallel.spread(state, model.state_dict()), path)
 
 
 def batch_size_of(path: Path) -> int | None:

@@ -38,5 +38,6 @@ def save_of_epoch(run: Run, epoch: int) -> bool:
         run.save_is_due = True
         if run.report:
             logger.warning("%s. The run goes on, and tries again at the end of the next epoch", error.reason)
+            run.report.note("fault", text=error.reason)
         return False
     return True

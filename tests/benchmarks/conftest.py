@@ -2,7 +2,15 @@
 
 import pytest
 
+from mae_fast import config
 from tests.benchmarks.clone_of_official import CLONE
+from tests.benchmarks.small import TINY
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch):
+    """The smallest preset is smaller yet: two blocks in place of five."""
+    monkeypatch.setitem(config.SIZES, "tiny", TINY)
 
 
 @pytest.fixture

@@ -53,6 +53,18 @@ def test_the_fastest_options_are_found_and_nothing_stays_changed(case, implement
     assert len(tried) > 5 and {name: repr(table) for name, table in tables().items()} == before
 
 
+def test_options_are_also_tried_together(implementation, monkeypatch):
+    entry = blocks.Entry("bias_gelu", "FORWARD")
+    monkeypatch.setitem(blocks.TOGETHER, str(entry), [{"BLOCK": 512, "num_warps": 1}])
+    seconds = {(512, 1): 1.0, (2048, 4): 2.0}
+    call = lambda: (torch.tensor([seconds.get((entry.shipped["BLOCK"], entry.shipped["num_warps"]), 3.0)]),)  # noqa: E731
+    monkeypatch.setattr(torch, "allclose", lambda *args, **kwargs: True)
+    best, shipped_s, best_s, notes = blocks.sweep(
+        entry, call, lambda calls: {name: call()[0].item() for name, call in calls.items()}, until=float("inf")
+    )
+    assert (best["BLOCK"], best["num_warps"], shipped_s, best_s, notes) == (512, 1, 2.0, 1.0, [])
+
+
 def test_options_that_fail_or_change_results_are_not_taken(implementation):
     entry, good = blocks.Entry("bias_gelu", "FORWARD"), torch.ones(3)
 

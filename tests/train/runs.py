@@ -6,7 +6,9 @@ from itertools import count
 from benchmarks.faults.scene import equal as same
 from benchmarks.faults.scene import log
 from mae_fast.cli import pretrain as command
+from mae_fast.cli.training import recipe_of
 from mae_fast.files.checkpoint import load_file
+from mae_fast.recipe import Pretrain
 from mae_fast.train import pretrain
 from mae_fast.train.step import TrainingStep
 
@@ -24,7 +26,7 @@ def flags(photos, out, *more):
 def parse(words):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    return command.recipe_of(parser.parse_args(words))
+    return recipe_of(parser.parse_args(words), Pretrain)
 
 
 def run(photos, out, *more):

@@ -12,7 +12,7 @@ from mae_fast.train.optim import make_optimizer
 from mae_fast.train.step import TrainingStep
 
 SIZES = dict(
-    img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3,
+    img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=3,
     decoder_embed_dim=32, decoder_depth=2, decoder_num_heads=2,
 )  # fmt: skip
 

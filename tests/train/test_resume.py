@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mae_fast.cli import main
-from mae_fast.cli import pretrain as command
+from mae_fast.cli import training as command
 from mae_fast.files.checkpoint import CheckpointError, load_file
 from mae_fast.train import pretrain
 from mae_fast.train.interrupt import Interrupted

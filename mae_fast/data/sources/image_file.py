@@ -137,7 +137,7 @@ def _eight_bits(values: np.ndarray) -> Image.Image:
 
 
 def values_of(image: Image.Image, start: bytes) -> str:
-    """The type of an image's values; "" where Pillow would change them: 16 bits of colour, 64-bit floats, many bands."""
+    """The type of an image's values; "" where Pillow changes them: 16 bits of colour, 64-bit floats, many bands."""
     kind = EXACT.get(image.mode, "")
     several = image.format == "TIFF" and (getattr(image, "is_animated", False) or _unseen_bands(image))
     return "" if several or _bits(image, start) not in BITS.get(kind, ()) else kind

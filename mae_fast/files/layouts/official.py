@@ -6,6 +6,7 @@ import re
 from torch import Tensor
 
 from mae_fast.config import PRESETS
+from mae_fast.pixels import RGB
 
 State = dict[str, Tensor]
 
@@ -56,13 +57,12 @@ def split_head(state: State) -> tuple[State, State]:
 
 
 def describe(model) -> dict:
-    """The configuration of a `MaskedAutoencoderViT`, as plain numbers that a checkpoint can hold.
+    """The configuration of a `MaskedAutoencoderViT` or a classifier, as plain numbers that a checkpoint can hold.
 
     pixel_type and value_range are there where files are not of 8 bits, as Hugging Face's and the official ones are.
     """
-    encoder, decoder = model.blocks[0], model.decoder_blocks[0]
-    embed_dim, decoder_embed_dim = model.cls_token.shape[-1], model.mask_token.shape[-1]
-    pixels = model.pixels
+    encoder, embed_dim = model.blocks[0], model.cls_token.shape[-1]
+    pixels = getattr(model, "pixels", RGB)  # a classifier's are of 8 bits
     files = {"pixel_type": pixels.type, "value_range": list(pixels.value_range)}
     return {
         "img_size": list(model.patch_embed.img_size),
@@ -71,16 +71,23 @@ def describe(model) -> dict:
         "embed_dim": embed_dim,
         "depth": len(model.blocks),
         "num_heads": encoder.attn.num_heads,
-        "decoder_embed_dim": decoder_embed_dim,
-        "decoder_depth": len(model.decoder_blocks),
-        "decoder_num_heads": decoder.attn.num_heads,
         "mlp_ratio": mlp_ratio(encoder.mlp.fc1.out_features, embed_dim),
-        "decoder_mlp_ratio": mlp_ratio(decoder.mlp.fc1.out_features, decoder_embed_dim),
-        "norm_eps": model.norm.eps,
-        "norm_pix_loss": model.norm_pix_loss,
+        "norm_eps": encoder.norm1.eps,
         "mean": model.mean,
         "std": model.std,
         **({} if pixels.as_bytes else files),
+        **(_describe_decoder(model) if hasattr(model, "decoder_blocks") else {}),
+    }
+
+
+def _describe_decoder(model) -> dict:
+    decoder, width = model.decoder_blocks[0], model.mask_token.shape[-1]
+    return {
+        "decoder_embed_dim": width,
+        "decoder_depth": len(model.decoder_blocks),
+        "decoder_num_heads": decoder.attn.num_heads,
+        "decoder_mlp_ratio": mlp_ratio(decoder.mlp.fc1.out_features, width),
+        "norm_pix_loss": model.norm_pix_loss,
     }
 
 
