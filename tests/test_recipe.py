@@ -39,7 +39,7 @@ def test_every_number_has_a_lower_bound_and_a_default_within():
 @pytest.mark.parametrize("name, value", OUTSIDE)
 def test_a_number_out_of_range_is_refused_wherever_it_comes_from(tmp_path, capsys, name, value):
     value = int(value) if SETTINGS[name].kind is int else value
-    expected = f"{name}: expected {SETTINGS[name].range}, got "
+    expected = f"{name}: expected {SETTINGS[name].range or 'a finite number'}, got "
     assert main(["pretrain", f"--{name}={value}"]) == 1
     assert f"--{expected}" in capsys.readouterr().err
     file = tmp_path / "c.yaml"
