@@ -16,6 +16,8 @@ from mae_fast.files.checkpoint import load_file, load_pretrained
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.pixels import Pixels
 from mae_fast.recipe import Pretrain
+from mae_fast.train.journal import read_journal
+from mae_fast.train.pictures import GAP
 from tests.data.other_pictures import tile, write_tiles, write_xrays, xray
 
 
@@ -190,3 +192,14 @@ def test_a_classifier_reads_the_pictures_of_its_encoder(tiles, tmp_path, capsys)
     again = ["finetune", "--eval", "--resume", out / "checkpoint-0.pth", *words[3:]]
     assert main(list(map(str, again))) == 0
     assert "of 8 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["xrays", "tiles"])
+def test_a_run_keeps_reconstructions_of_them(kind, request):
+    run = request.getfixturevalue(kind)[1].parent
+    assert not [event for event in read_journal(run) if event["event"] == "fault"]
+    height, width = {"xrays": (16, 24), "tiles": (32, 32)}[kind]
+    for name in ("original", "masked", "epoch-1"):
+        with Image.open(run / "reconstructions" / f"{name}.png") as strip:
+            assert strip.size == (4 * width + 3 * GAP, height)
+            assert np.ptp(np.asarray(strip)[:, :width]) > 100  # stretched: neither black nor one grey
