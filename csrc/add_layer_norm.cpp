@@ -1,9 +1,9 @@
-// add_layer_norm for CPU tensors: s = x + y + y_bias and LayerNorm(s), a residual connection and the norm that follows
-// it; without y, LayerNorm(x).
+// add_layer_norm for CPU tensors: s = x + scale (y + y_bias) and LayerNorm(s), a residual connection and the norm that
+// follows it; without y, LayerNorm(x). scale: a number for each image, or none, which is 1.
 //
 //   h = (s - mean) rstd,   out = h weight + bias
-//   g = grad_out weight,   ds = rstd (g - mean(g) - h mean(g h)) + grad_s
-//   sums over rows: d(weight) of grad_out h, d(bias) of grad_out, d(y_bias) of ds
+//   g = grad_out weight,   ds = rstd (g - mean(g) - h mean(g h)) + grad_s,   dy = scale ds
+//   sums over rows: d(weight) of grad_out h, d(bias) of grad_out, d(y_bias) of dy
 //
 // A row stays in the first cache between the passes over it; x, y and the gradients are read once and each result is
 // written once. The sums over rows are kept apart for a fixed number of chunks and then added in order, so that they do
@@ -46,18 +46,38 @@ struct Sizes {
   double eps;
 };
 
+// The factor of each row's branch; 1 where there is no scale.
+struct Scale {
+  at::Tensor kept;
+  const float* data = nullptr;
+  int64_t rows_each = 1;
+
+  Scale(const std::optional<at::Tensor>& scale, int64_t rows, const char* op) {
+    if (!scale) return;
+    TORCH_CHECK(scale->dim() == 1 && scale->scalar_type() == at::kFloat &&
+                    (rows ? scale->numel() && rows % scale->numel() == 0 : true),
+                op, ": scale has shape ", scale->sizes(), " for ", rows, " rows");
+    kept = scale->contiguous(), data = kept.const_data_ptr<float>();
+    rows_each = rows ? rows / scale->numel() : 1;
+  }
+  explicit operator bool() const { return data; }
+  float operator()(int64_t row) const { return data ? data[row / rows_each] : 1; }
+};
+
 // X: the residual stream's type; Y: that of the branch and of the result. y and s are null when there is no branch,
 // y_bias when nothing is added to it.
 template <typename X, typename Y>
-void forward(const Sizes& size, const X* x, const Y* y, const float* y_bias, const float* weight, const float* bias,
-             X* s, Y* out, float* mean, float* rstd) {
+void forward(const Sizes& size, const Scale& scale, const X* x, const Y* y, const float* y_bias, const float* weight,
+             const float* bias, X* s, Y* out, float* mean, float* rstd) {
   const int64_t D = size.D;
   at::parallel_for(0, size.rows, /*grain_size=*/16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
+      const Float factor(scale(i));
       if (y)
         for_each_vector(D, [&](int64_t j, int64_t count) {
           Float branch = load(y + i * D + j, count);
           if (y_bias) branch = branch + load(y_bias + j, count);
+          if (scale) branch = branch * factor;
           store(load(x + i * D + j, count) + branch, s + i * D + j, count);
         });
       const X* row = (y ? s : x) + i * D;
@@ -77,16 +97,17 @@ void forward(const Sizes& size, const X* x, const Y* y, const float* y_bias, con
   });
 }
 
-// grad_s and grad_y may be null. sums: (kChunks, kinds, D), those of grad_out h, of grad_out, and where kinds is 3 of ds.
+// grad_s and grad_y may be null. sums: (kChunks, kinds, D), those of grad_out h, of grad_out, and where kinds is 3 of dy.
 template <typename X, typename Y>
-void backward(const Sizes& size, const X* grad_s, const Y* grad_out, const X* s, const float* weight,
-              const float* mean, const float* rstd, X* grad_x, Y* grad_y, int64_t kinds, float* sums) {
+void backward(const Sizes& size, const Scale& scale, const X* grad_s, const Y* grad_out, const X* s,
+              const float* weight, const float* mean, const float* rstd, X* grad_x, Y* grad_y, int64_t kinds,
+              float* sums) {
   const int64_t D = size.D;
   at::parallel_for(0, kChunks, /*grain_size=*/1, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      float *sum_gh = sums + chunk * kinds * D, *sum_g = sum_gh + D, *sum_ds = kinds == 3 ? sum_g + D : nullptr;
+      float *sum_gh = sums + chunk * kinds * D, *sum_g = sum_gh + D, *sum_dy = kinds == 3 ? sum_g + D : nullptr;
       for (int64_t i = size.rows * chunk / kChunks; i < size.rows * (chunk + 1) / kChunks; ++i) {
-        const Float m(mean[i]), r(rstd[i]);
+        const Float m(mean[i]), r(rstd[i]), factor(scale(i));
         const Y* go = grad_out + i * D;
         const X* row = s + i * D;
         const float mean_g =
@@ -103,8 +124,9 @@ void backward(const Sizes& size, const X* grad_s, const Y* grad_out, const X* s,
           Float ds = r * (g - at::vec::fmadd(h, Float(mean_gh), Float(mean_g)));
           if (grad_s) ds = ds + load(grad_s + i * D + j, count);
           store(ds, grad_x + i * D + j, count);
+          if (scale) ds = ds * factor;
           if (grad_y) store(ds, grad_y + i * D + j, count);
-          if (sum_ds) store(load(sum_ds + j, count) + ds, sum_ds + j, count);
+          if (sum_dy) store(load(sum_dy + j, count) + ds, sum_dy + j, count);
         });
       }
     }
@@ -129,7 +151,8 @@ void dispatch(at::ScalarType x, at::ScalarType y, const F& f) {
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm(
     const at::Tensor& x, const std::optional<at::Tensor>& y, const std::optional<at::Tensor>& y_bias,
-    const at::Tensor& weight, const at::Tensor& bias, double eps, at::ScalarType dtype) {
+    const at::Tensor& weight, const at::Tensor& bias, double eps, at::ScalarType dtype,
+    const std::optional<at::Tensor>& scale) {
   const int64_t D = weight.numel();
   TORCH_CHECK(D && x.dim() && x.size(-1) == D && bias.numel() == D, "add_layer_norm: x has shape ", x.sizes(),
               ", weight ", weight.sizes(), ", bias ", bias.sizes());
@@ -137,6 +160,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm(
               y ? y->sizes() : x.sizes(), " for x ", x.sizes());
   TORCH_CHECK(!y_bias || (y && y_bias->numel() == D), "add_layer_norm: y_bias needs y, and ", D, " numbers");
   const Sizes size{x.numel() / D, D, eps};
+  const Scale factors(scale, size.rows, "add_layer_norm");
   const at::Tensor x_c = x.contiguous(), y_c = y ? y->contiguous() : at::Tensor();
   const at::Tensor w = weight.to(at::kFloat).contiguous(), b = bias.to(at::kFloat).contiguous();
   const at::Tensor yb = y_bias ? y_bias->to(at::kFloat).contiguous() : at::Tensor();
@@ -145,7 +169,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm(
   at::Tensor out = at::empty(x.sizes(), x.options().dtype(dtype));
   at::Tensor mean = at::empty({size.rows}, floats), rstd = at::empty({size.rows}, floats);
   dispatch(x.scalar_type(), dtype, [&]<typename X, typename Y>(X, Y) {
-    forward<X, Y>(size, x_c.const_data_ptr<X>(), y ? y_c.const_data_ptr<Y>() : nullptr,
+    forward<X, Y>(size, factors, x_c.const_data_ptr<X>(), y ? y_c.const_data_ptr<Y>() : nullptr,
                   y_bias ? yb.const_data_ptr<float>() : nullptr, w.const_data_ptr<float>(), b.const_data_ptr<float>(),
                   y ? s.mutable_data_ptr<X>() : nullptr, out.mutable_data_ptr<Y>(), mean.mutable_data_ptr<float>(),
                   rstd.mutable_data_ptr<float>());
@@ -155,9 +179,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm(
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> add_layer_norm_backward(
     const std::optional<at::Tensor>& grad_s, const at::Tensor& grad_out, const at::Tensor& s, const at::Tensor& weight,
-    const at::Tensor& mean, const at::Tensor& rstd, bool need_y, bool need_y_bias) {
+    const at::Tensor& mean, const at::Tensor& rstd, bool need_y, bool need_y_bias,
+    const std::optional<at::Tensor>& scale) {
   const int64_t D = weight.numel();
   const Sizes size{mean.numel(), D, 0};
+  const Scale factors(scale, size.rows, "add_layer_norm_backward");
   TORCH_CHECK(s.numel() == size.rows * D && grad_out.sizes() == s.sizes() && rstd.numel() == size.rows &&
                   (!grad_s || (grad_s->sizes() == s.sizes() && grad_s->scalar_type() == s.scalar_type())),
               "add_layer_norm_backward: grad has shape ", grad_out.sizes(), " for a sum of ", s.sizes());
@@ -168,7 +194,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> add_layer_norm_backward(
   const int64_t kinds = need_y_bias ? 3 : 2;
   at::Tensor sums = at::zeros({kChunks, kinds, D}, s.options().dtype(at::kFloat));
   dispatch(s.scalar_type(), go.scalar_type(), [&]<typename X, typename Y>(X, Y) {
-    backward<X, Y>(size, grad_s ? gs.const_data_ptr<X>() : nullptr, go.const_data_ptr<Y>(), s_c.const_data_ptr<X>(),
+    backward<X, Y>(size, factors, grad_s ? gs.const_data_ptr<X>() : nullptr, go.const_data_ptr<Y>(), s_c.const_data_ptr<X>(),
                    w.const_data_ptr<float>(), m.const_data_ptr<float>(), r.const_data_ptr<float>(),
                    grad_x.mutable_data_ptr<X>(), need_y ? grad_y.mutable_data_ptr<Y>() : nullptr, kinds,
                    sums.mutable_data_ptr<float>());

@@ -1,13 +1,14 @@
 """A residual addition and the LayerNorm after it, and in one pass of the backward all their gradients.
 
-    s = x + y + y_bias,  h = (s - mean) rstd,  out = h weight + bias   mean and rstd = (var + eps)^-1/2 of each row of s
-    g = d(out) weight,  d(s) = (g - mean(g) - h mean(g h)) rstd + gradient of s itself,  d(x) = d(y) = d(s)
-    column sums:  d(weight) of d(out) h,  d(bias) of d(out),  d(y_bias) of d(s)
+    s = x + scale (y + y_bias)
+    h = (s - mean) rstd,  out = h weight + bias   mean and rstd = (var + eps)^-1/2 of each row of s
+    g = d(out) weight,  d(s) = (g - mean(g) - h mean(g h)) rstd + gradient of s itself,  d(x) = d(s),  d(y) = scale d(s)
+    column sums:  d(weight) of d(out) h,  d(bias) of d(out),  d(y_bias) of d(y)
 
-x, y: (rows, D) -> s in the type of x, out in a type of its own; mean, rstd (rows,) in float32, as are all sums. Bytes:
-x and y read once, s and out written once; backward: d(out), s and the gradient of s read once, d(s) written once in the
-type of s, and once in that of y where they differ. Each program keeps its column sums apart, and they are added in a
-fixed order.
+x, y: (rows, D) -> s in the type of x, out in a type of its own; mean, rstd (rows,) in float32, as are all sums. scale:
+a float32 number for the rows of each image, as drop path draws it; None for 1. Bytes: x and y read once, s and out
+written once; backward: d(out), s and the gradient of s read once, d(x) written once in the type of s, and d(y) once
+where it differs. Each program keeps its column sums apart, and they are added in a fixed order.
 """
 
 import torch
@@ -32,19 +33,23 @@ BACKWARD = {
 def _add_layer_norm_fwd_kernel(
     x, y,  # (rows, D)
     y_bias, weight, bias,  # (D,)
-    s, out,  # (rows, D)
-    mean, rstd,  # (rows,), float32
-    rows, eps,
-    D: tl.constexpr, HAS_Y: tl.constexpr, HAS_Y_BIAS: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
+    scale,  # (B,), float32
+    s, out, mean, rstd,  # (rows, D) twice, (rows,) in float32 twice
+    rows, rows_each, eps,
+    D: tl.constexpr, HAS_Y: tl.constexpr, HAS_Y_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     row, d = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
     inside = (row < rows)[:, None] & (d < D)[None, :]
     at = row.to(tl.int64)[:, None] * D + d[None, :]
     v = tl.load(x + at, mask=inside, other=0).to(tl.float32)
     if HAS_Y:
-        v += tl.load(y + at, mask=inside, other=0).to(tl.float32)
+        branch = tl.load(y + at, mask=inside, other=0).to(tl.float32)
         if HAS_Y_BIAS:
-            v += tl.load(y_bias + d, mask=d < D, other=0).to(tl.float32)[None, :]
+            branch += tl.load(y_bias + d, mask=d < D, other=0).to(tl.float32)[None, :]
+        if HAS_SCALE:
+            branch *= tl.load(scale + row // rows_each, mask=row < rows, other=0)[:, None]
+        v += branch
         rounded = v.to(s.dtype.element_ty)
         tl.store(s + at, rounded, mask=inside)
         v = rounded.to(tl.float32)
@@ -62,11 +67,11 @@ def _add_layer_norm_fwd_kernel(
 def _add_layer_norm_bwd_kernel(
     grad_s, grad_out, s,  # (rows, D)
     weight,  # (D,)
-    mean, rstd,  # (rows,), float32
+    mean, rstd, scale,  # (rows,) twice, (B,), float32
     grad_x, grad_y,  # (rows, D)
     sums,  # (3 or 2, programs, D), float32: of weight, bias, y_bias
-    rows,
-    D: tl.constexpr, HAS_S: tl.constexpr, HAS_Y: tl.constexpr, HAS_Y_BIAS: tl.constexpr,
+    rows, rows_each,
+    D: tl.constexpr, HAS_S: tl.constexpr, HAS_Y: tl.constexpr, HAS_Y_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     d, programs = tl.arange(0, BLOCK_D), tl.num_programs(0)
@@ -87,6 +92,8 @@ def _add_layer_norm_bwd_kernel(
         if HAS_S:
             grad += tl.load(grad_s + at, mask=inside, other=0).to(tl.float32)
         tl.store(grad_x + at, grad.to(grad_x.dtype.element_ty), mask=inside)
+        if HAS_SCALE:
+            grad *= tl.load(scale + row // rows_each, mask=row < rows, other=0)[:, None]
         if HAS_Y:
             tl.store(grad_y + at, grad.to(grad_y.dtype.element_ty), mask=inside)
         weight_sum += g * h
@@ -108,8 +115,8 @@ def _tile(D, table):
     return table[nearest] | {"BLOCK_D": block, "ROWS": rows}
 
 
-def add_layer_norm(x, y, y_bias, weight, bias, eps, dtype):
-    """x: (..., D), 16 or 32 bits; y: as x, or None; y_bias: (D,) or None; weight, bias: (D,).
+def add_layer_norm(x, y, y_bias, weight, bias, eps, dtype, scale=None):
+    """x: (B, ..., D), 16 or 32 bits; y: as x, or None; y_bias: (D,) or None; weight, bias: (D,); scale: (B,) or None.
 
     -> s as x (empty without y), out of dtype, mean and rstd of each row in float32.
     """
@@ -121,15 +128,16 @@ def add_layer_norm(x, y, y_bias, weight, bias, eps, dtype):
     rstd = torch.empty_like(mean)
     if x.numel():
         tile, y, weight = _tile(D, FORWARD), y.contiguous() if has_y else x, weight.contiguous()
+        factors, rows_each = (mean, 1) if scale is None else (scale.contiguous(), rows // len(scale))
         _add_layer_norm_fwd_kernel[(triton.cdiv(rows, tile["ROWS"]),)](
-            x, y, y_bias.contiguous() if has_bias else weight, weight, bias.contiguous(), s, out, mean, rstd,
-            rows, eps, D, has_y, has_bias, **tile,
+            x, y, y_bias.contiguous() if has_bias else weight, weight, bias.contiguous(),
+            factors, s, out, mean, rstd, rows, rows_each, eps, D, has_y, has_bias, scale is not None, **tile,
         )  # fmt: skip
     return s, out, mean, rstd
 
 
-def add_layer_norm_backward(grad_sum, grad_out, sum, weight, mean, rstd, need_y, need_y_bias):
-    """grad_sum: (..., D) or None; grad_out, sum: (..., D); weight: (D,); mean, rstd: (rows,).
+def add_layer_norm_backward(grad_sum, grad_out, sum, weight, mean, rstd, need_y, need_y_bias, scale=None):
+    """grad_sum: (..., D) or None; grad_out, sum: (..., D); weight: (D,); mean, rstd: (rows,); scale: (B,) or None.
 
     -> d(x) as sum, d(y) as grad_out (empty unless need_y), and (3, D) in float32: d(weight), d(bias), d(y_bias), the
     last only if need_y_bias.
@@ -144,8 +152,9 @@ def add_layer_norm_backward(grad_sum, grad_out, sum, weight, mean, rstd, need_y,
     programs = min(multiprocessors * tile.pop("PROGRAMS"), triton.cdiv(rows, tile["ROWS"]))
     sums = torch.empty((kinds, programs, D), dtype=torch.float32, device=s.device)
     grad_s = grad_sum.contiguous() if has_s else grad_out
+    factors, rows_each = (mean, 1) if scale is None else (scale.contiguous(), rows // len(scale))
     _add_layer_norm_bwd_kernel[(programs,)](
-        grad_s, grad_out, s, weight.contiguous(), mean, rstd, grad_x, grad_y, sums,
-        rows, D, has_s, need_y, need_y_bias, **tile,
+        grad_s, grad_out, s, weight.contiguous(), mean, rstd, factors, grad_x, grad_y, sums,
+        rows, rows_each, D, has_s, need_y, need_y_bias, scale is not None, **tile,
     )  # fmt: skip
     return grad_x, grad_y, sums.sum(1)

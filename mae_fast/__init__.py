@@ -28,7 +28,7 @@ from mae_fast.model import (
     mae_vit_small_patch16_dec512d8b,
 )
 from mae_fast.ops import backends
-from mae_fast.train.loss import MAELoss
+from mae_fast.train.losses import MAELoss
 from mae_fast.train.optim import make_optimizer
 from mae_fast.train.step import TrainingStep
 

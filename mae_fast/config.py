@@ -13,6 +13,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Types of the residual stream; None is left to mae_fast.model.precision.
 STREAMS = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 
+# Errors of predicted pixels, and ways to draw masks.
+LOSSES = ("mse", "l1", "smooth_l1", "bce")
+MASKS = ("random", "block", "grid")
+
 
 def dtype_name(dtype: torch.dtype) -> str:
     """torch.bfloat16 -> "bfloat16"."""

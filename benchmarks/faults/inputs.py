@@ -63,7 +63,7 @@ def spoil_all() -> None:
 
 def _spoil(steps: set[int]) -> None:
     """In the process of a run: the losses of these steps become NaN."""
-    from mae_fast.train.loss import MAELoss
+    from mae_fast.train.losses import MAELoss
 
     forward, made = MAELoss.forward, 0
 

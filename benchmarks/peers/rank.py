@@ -19,7 +19,7 @@ from mae_fast.config import DTYPES, SIZES
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.train import distributed
 from mae_fast.train.heap import keep_freed_memory
-from mae_fast.train.loss import MAELoss
+from mae_fast.train.losses import MAELoss
 from mae_fast.train.optim import make_optimizer
 from mae_fast.train.step import TrainingStep
 

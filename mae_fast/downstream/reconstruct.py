@@ -41,10 +41,7 @@ def reconstruct(
     """
     loss, pred, mask = model(imgs, mask_ratio, noise)
     original = model.pixels.unit(imgs)
-    if model.norm_pix_loss:
-        target = model.patchify(imgs)
-        pred = pred * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)
-    predicted = model.pixels.unit(model.unpatchify(pred.float()))
+    predicted = model.pixels.unit(model.unpatchify(model.to_pixels(pred.float(), model.patchify(imgs))))
     if model.pixels.as_bytes:
         predicted = predicted.clamp(0, 1)
     removed = model.unpatchify(mask.unsqueeze(-1).expand_as(pred))

@@ -60,13 +60,12 @@ class Block(nn.Module):
     def hand_on(self, stream: Stream, first: int = 0) -> Stream:
         """The same with the MLP's branch left for the next norm to add."""
         x, normed = add_norm(stream, self.norm1)
-        x, normed = add_norm(Stream(x[:, first:], *branch(self.attn, Attention, normed, first)), self.norm2)
-        return Stream(x, *branch(self.mlp, Mlp, normed))
+        x, normed = add_norm(Stream(x[:, first:], *self.branch(self.attn, Attention, normed, first)), self.norm2)
+        return Stream(x, *self.branch(self.mlp, Mlp, normed))
 
-
-def branch(module: nn.Module, cls: type, *args) -> tuple[Tensor, Tensor | None]:
-    """-> what a block adds to its stream, the last bias apart where the module is what the block made it."""
-    return module.split(*args) if is_plain(module, cls) else (module(*args), None)
+    def branch(self, module: nn.Module, cls: type, *args) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """-> what a Stream is to add: y, the last bias apart where the module is what the block made it, and scale."""
+        return *(module.split(*args) if is_plain(module, cls) else (module(*args), None)), None
 
 
 def run_blocks(blocks: nn.ModuleList, x_BND: Tensor, first: int = 0, checkpointing: bool = False) -> Stream:
@@ -82,10 +81,10 @@ def run_blocks(blocks: nn.ModuleList, x_BND: Tensor, first: int = 0, checkpointi
         if checkpointing and torch.is_grad_enabled():  # nothing is random in a block
             x = checkpoint(block, stream.sum(), rows, use_reentrant=False, preserve_rng_state=False)
             stream = Stream(x)
-        elif is_plain(block, Block):
+        elif is_plain(block, type(block)) and type(block).forward is Block.forward:
             stream = block.hand_on(stream, rows)
         else:  # what looks at a block's input and output finds the sums there
-            stream = Stream(block(stream.sum(), rows))
+            stream = Stream(block(stream.sum(), *[rows] * bool(rows)))
     return stream
 
 

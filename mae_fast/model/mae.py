@@ -14,19 +14,22 @@ from mae_fast import config, ops
 from mae_fast.model import masking
 from mae_fast.model.attention import attention_named
 from mae_fast.model.blocks import Block, PatchEmbed, check_sizes, run_blocks
+from mae_fast.model.losses import check_loss
 from mae_fast.model.positions import sincos_2d
 from mae_fast.model.precision import compute_dtype, stream_dtype
+from mae_fast.model.reconstruction import Reconstruction
 from mae_fast.model.stream import Stream, add_norm
 from mae_fast.pixels import Pixels
 
 
-class MaskedAutoencoderViT(nn.Module):
+class MaskedAutoencoderViT(Reconstruction):
     """Masked Autoencoder with a Vision Transformer backbone.
 
     img_size: pixels, an int or (height, width); patch_size divides both. mean, std: per channel, of pixels in 0..1,
     used for uint8 images alone (default ImageNet's for three channels, else 0.5). pixel_type, value_range: of values in
-    the files it was trained on, for those who open pictures for it (mae_fast.pixels). attention: who computes it, a key
-    of mae_fast.model.attention.ATTENTION. draw_noise: what masks are drawn from, see mae_fast.model.masking.
+    the files it was trained on, for those who open pictures for it (mae_fast.pixels). loss: the error of predicted
+    pixels, a key of mae_fast.model.losses.PIXEL_LOSSES. attention: who computes it, a key of
+    mae_fast.model.attention.ATTENTION. draw_noise: what masks are drawn from, see mae_fast.model.masking.
     Images are float (B, C, H, W), normalised, or uint8 (B, H, W, C), straight from a loader.
     """
 
@@ -53,6 +56,7 @@ class MaskedAutoencoderViT(nn.Module):
         std: tuple[float, ...] | None = None,
         pixel_type: str = "uint8",
         value_range: tuple[float, float] | None = None,  # default: by pixel_type
+        loss: str = "mse",
         attention: str = "auto",
         draw_noise: Callable = masking.uniform,
     ):
@@ -62,7 +66,8 @@ class MaskedAutoencoderViT(nn.Module):
         check_sizes(img_size, patch_size, embed_dim, num_heads, decoder_embed_dim, decoder_num_heads)
         self.pixels = Pixels(in_chans, pixel_type, value_range, mean, std)
         self.mean, self.std = list(self.pixels.mean), list(self.pixels.std)
-        self.in_chans, self.norm_pix_loss, self.draw_noise = in_chans, norm_pix_loss, draw_noise
+        check_loss(loss, norm_pix_loss)
+        self.in_chans, self.norm_pix_loss, self.loss, self.draw_noise = in_chans, norm_pix_loss, loss, draw_noise
         self.missing_decoder_keys: tuple[str, ...] = ()  # set by load_pretrained for an encoder-only checkpoint
         hidden, decoder_hidden = int(embed_dim * mlp_ratio), int(decoder_embed_dim * (decoder_mlp_ratio or mlp_ratio))
 
@@ -94,20 +99,6 @@ class MaskedAutoencoderViT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def patchify(self, imgs: Tensor) -> Tensor:
-        """Images -> (B, L, P), normalised, patches row by row, each laid out (p, q, c)."""
-        self.patch_embed.check(imgs)
-        dtype = imgs.dtype if imgs.is_floating_point() else torch.float32
-        p, ids = self.patch_embed.patch_size[0], self.patch_embed.all_ids(imgs)
-        return ops.gather_patches(imgs, ids, p, self.mean, self.std, dtype)
-
-    def unpatchify(self, x: Tensor) -> Tensor:
-        """(B, L, P) -> (B, C, H, W), the inverse of patchify."""
-        (p, _), (h, w), C = self.patch_embed.patch_size, self.patch_embed.grid_size, self.in_chans
-        if x.dim() != 3 or x.shape[1:] != (h * w, p * p * C):
-            raise ValueError(f"x: expected patches (B, {h * w}, {p * p * C}), got {tuple(x.shape)}")
-        return x.reshape(-1, h, w, p, p, C).permute(0, 5, 1, 3, 2, 4).reshape(-1, C, h * p, w * p)
-
     def forward_encoder(self, imgs: Tensor, mask_ratio: float, noise: Tensor | None = None):
         """-> latent (B, 1+K, D), mask (B, L) with 1 = removed, ids_restore (B, L)."""
         ids_shuffle, ids_restore, mask, len_keep = self._draw_mask(imgs, mask_ratio, noise)
@@ -119,15 +110,6 @@ class MaskedAutoencoderViT(nn.Module):
         x = ops.unshuffle(self.decoder_embed(latent), self.mask_token, self.decoder_pos_embed, ids_restore)
         return self.decoder_pred(add_norm(self._run(self.decoder_blocks, x), self.decoder_norm)[1])[:, 1:]
 
-    def forward_loss(self, imgs: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error of pred (B, L, P) over the patches where mask (B, L) is 1; any mask, any weights."""
-        if not torch.compiler.is_compiling() and not mask.any():
-            raise ValueError("mask: no patch is masked, so the loss would be 0 / 0")
-        target = self.patchify(imgs).to(torch.promote_types(imgs.dtype, torch.float32))
-        if self.norm_pix_loss:
-            target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6) ** 0.5
-        return (((pred - target) ** 2).mean(-1) * mask).sum() / mask.sum()
-
     def forward(self, imgs: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None):
         """-> loss (scalar), pred (B, L, P) in image order, mask (B, L) with 1 = removed.
 
@@ -138,25 +120,38 @@ class MaskedAutoencoderViT(nn.Module):
         pred = self.forward_decoder(latent, ids_restore)
         # With nothing kept, pred has as many rows as ids, and masked_mse would take them in the order of ids.
         ids_masked = ids_shuffle[:, len_keep:] if len_keep else ids_restore.sort(dim=1).values
-        return self._masked_mse(pred, imgs, ids_masked), pred, mask
+        return self.masked_loss(imgs, pred, ids_masked), pred, mask
 
     def training_loss(self, imgs: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None) -> Tensor:
         """The loss of `forward`, same number and gradients, without what training throws away.
 
+        Several masks of each image: noise (k * B, L), of image b in the rows b, B + b, ..; the mean of their losses.
+        """
+        pred, ids = self.predict_masked(imgs, mask_ratio, noise)
+        pairs = zip(masking.of_each(pred, len(imgs)), masking.of_each(ids, len(imgs)), strict=True)
+        losses = [self.masked_loss(imgs, *pair) for pair in pairs]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+    def predict_masked(
+        self, imgs: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """-> predictions of the masked patches alone, (B, K, P), and which those are, ids (B, K).
+
+        noise as in `training_loss`: of several masks of each image the results are in the order of its rows.
         The decoder runs in [cls, visible, masked] order with positions to match: attention does not see the order, so
         nothing is unshuffled, and the rows to predict are one slice, the only one that the last block computes after
         its attention.
         """
         self.require_decoder()
-        ids_shuffle, _, _, len_keep = self._draw_mask(imgs, mask_ratio, noise, for_loss=True)
+        ids_shuffle, _, _, len_keep = self._draw_mask(imgs, mask_ratio, noise, for_loss=True, several=True)
         latent = add_norm(self._encoder(imgs, ids_shuffle[:, :len_keep]), self.norm)[1]
-        visible = self.decoder_embed(latent)
-        masked = self.mask_token.to(visible.dtype).expand(len(imgs), ids_shuffle.shape[1] - len_keep, -1)
+        visible, masks = self.decoder_embed(latent), len(ids_shuffle)
+        masked = self.mask_token.to(visible.dtype).expand(masks, ids_shuffle.shape[1] - len_keep, -1)
         cls_pos, patch_pos = self.decoder_pos_embed[:, :1], self.decoder_pos_embed[0, 1:]
-        positions = torch.cat([cls_pos.expand(len(imgs), -1, -1), F.embedding(ids_shuffle, patch_pos)], dim=1)
+        positions = torch.cat([cls_pos.expand(masks, -1, -1), F.embedding(ids_shuffle, patch_pos)], dim=1)
         x = torch.cat([visible, masked], dim=1) + positions
         pred = self.decoder_pred(add_norm(self._run(self.decoder_blocks, x, 1 + len_keep), self.decoder_norm)[1])
-        return self._masked_mse(pred, imgs, ids_shuffle[:, len_keep:])
+        return pred, ids_shuffle[:, len_keep:]
 
     def encode(self, imgs: Tensor, layer: int | None = None) -> Tensor:
         """Features of the whole image, nothing masked: (B, 1+L, D), cls first, then patches in image order.
@@ -169,10 +164,10 @@ class MaskedAutoencoderViT(nn.Module):
         x = self._encoder(imgs, self.patch_embed.all_ids(imgs), layer).sum()
         return self.norm(x) if layer is None else x
 
-    def _draw_mask(self, imgs: Tensor, mask_ratio: float, noise: Tensor | None, for_loss: bool = False):
+    def _draw_mask(self, imgs: Tensor, mask_ratio: float, noise: Tensor | None, for_loss=False, several=False):
         self.patch_embed.check(imgs)
         noise, grid = self.draw_noise if noise is None else noise, self.patch_embed.grid_size
-        *drawn, len_keep = masking.draw_mask(noise, len(imgs), grid, imgs.device, mask_ratio)
+        *drawn, len_keep = masking.draw_mask(noise, len(imgs), grid, imgs.device, mask_ratio, several)
         if for_loss and len_keep == self.patch_embed.num_patches:
             raise ValueError(
                 f"mask_ratio: {mask_ratio} masks none of {len_keep} patches, so the loss would be 0 / 0; "
@@ -181,20 +176,22 @@ class MaskedAutoencoderViT(nn.Module):
         return *drawn, len_keep
 
     def _encoder(self, imgs: Tensor, ids_BK: Tensor, layer: int | None = None) -> Stream:
-        """The patches `ids` of each image -> (B, 1+K, D), after so many blocks, or all, before the norm."""
+        """The patches `ids` of each image -> (B, 1+K, D), after so many blocks, or all, before the norm.
+
+        ids (k B, K) of k masks of each image -> k B rows.
+        """
         dtype = compute_dtype(imgs.device, self.patch_embed.proj.weight.dtype)
-        patches = ops.gather_patches(imgs, ids_BK, self.patch_embed.patch_size[0], self.mean, self.std, dtype)
+        p, sets = self.patch_embed.patch_size[0], masking.of_each(ids_BK, len(imgs))
+        patches = [ops.gather_patches(imgs, ids, p, self.mean, self.std, dtype) for ids in sets]
+        patches = patches[0] if len(patches) == 1 else torch.cat(patches)
         x = self.patch_embed(patches) + F.embedding(ids_BK, self.pos_embed[0, 1:])
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(imgs), -1, -1)
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         return self._run(self.blocks[:layer], torch.cat([cls, x], dim=1))
 
     def _run(self, blocks: nn.ModuleList, x_BND: Tensor, first: int = 0) -> Stream:
         parameters, device = self.cls_token.dtype, x_BND.device
         dtype = stream_dtype(self.stream, parameters, compute_dtype(device, parameters), device)
         return run_blocks(blocks, x_BND.to(dtype), first, self.activation_checkpointing)
-
-    def _masked_mse(self, pred: Tensor, imgs: Tensor, ids: Tensor) -> Tensor:
-        return ops.masked_mse(pred, imgs, ids, self.patch_embed.patch_size[0], self.mean, self.std, self.norm_pix_loss)
 
     def require_decoder(self) -> None:
         """ValueError where the decoder was never loaded (`load_pretrained` of an encoder-only checkpoint)."""

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from mae_fast import ops
 from mae_fast.model.attention import attention_named
-from mae_fast.model.blocks import Block, PatchEmbed
+from mae_fast.model.blocks import Block, PatchEmbed, run_blocks
+from mae_fast.model.linear import is_plain
 from mae_fast.model.precision import compute_dtype
-from mae_fast.model.stream import Stream, add_norm
 from mae_fast.pixels import Pixels
 
 
@@ -37,8 +37,12 @@ class DropPath(nn.Module):
         if not self.training:
             return x
         keep = 1 - self.drop_prob
+        return x / keep * self.kept(x)
+
+    def kept(self, x: Tensor) -> Tensor:
+        """Draw whether each image keeps its branch x (B, ...): 1 or 0, in the type of x, as (B, 1, ...)."""
         drawn = torch.rand(len(x), *[1] * (x.dim() - 1), dtype=x.dtype, device=x.device)
-        return x / keep * (keep + drawn).floor()
+        return (1 - self.drop_prob + drawn).floor()
 
 
 class DropPathBlock(Block):
@@ -48,12 +52,15 @@ class DropPathBlock(Block):
         super().__init__(dim, num_heads, hidden, norm_layer, attention)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or isinstance(self.drop_path, nn.Identity):
-            return super().forward(x)
-        x, normed = add_norm(Stream(x), self.norm1)
-        x, normed = add_norm(Stream(x, self.drop_path(self.attn(normed))), self.norm2)
-        return x + self.drop_path(self.mlp(normed))
+    def branch(self, module: nn.Module, cls: type, *args) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As in Block, with what drop path draws as the scale."""
+        drop = self.drop_path
+        if is_plain(drop, nn.Identity) or (is_plain(drop, DropPath) and not drop.training):
+            return super().branch(module, cls, *args)
+        if not is_plain(drop, DropPath):  # another module in its place, or somebody looks at what it gives
+            return drop(module(*args)), None, None
+        y, bias, _ = super().branch(module, cls, *args)
+        return y, bias, drop.kept(y).flatten().float() / (1 - drop.drop_prob)
 
 
 class VisionTransformer(nn.Module):
@@ -140,8 +147,7 @@ class VisionTransformer(nn.Module):
             x = ops.gather_patches(x, self.patch_embed.all_ids(x), p, self.mean, self.std, dtype)
         x = self.patch_embed(x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
-        for block in self.blocks:
-            x = block(x)
+        x = run_blocks(self.blocks, x).sum()
         return self.fc_norm(x[:, 1:].mean(dim=1)) if self.global_pool else self.norm(x)[:, 0]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -44,6 +44,29 @@ def check_patches(imgs: Tensor, ids: Tensor, patch_size: int, mean, std) -> tupl
     return L, patch_size**2 * C
 
 
+def check_masked(pred: Tensor, imgs: Tensor, ids: Tensor, patch_size: int, mean, std, norm_pix: bool) -> None:
+    """What an error over masked patches asks: predictions of the patches `ids`, at least one, of at least one image."""
+    L, P = check_patches(imgs, ids, patch_size, mean, std)
+    B, K = ids.shape
+    if B == 0:
+        raise ValueError(f"imgs: expected at least one image, the mean over none is undefined; got {describe(imgs)}")
+    if K == 0:
+        raise ValueError(
+            f"ids: expected at least one masked patch, the mean over none is undefined; got {describe(ids)}"
+        )
+    if (
+        not pred.is_floating_point()
+        or pred.dim() != 3
+        or pred.shape[0] != B
+        or (pred.shape[1] != K and pred.shape[1] != L)
+        or pred.shape[2] != P
+    ):
+        raise ValueError(f"pred: expected float ({B}, {K} or {L}, {P}); got {describe(pred)}")
+    if norm_pix and P == 1:
+        raise ValueError(f"norm_pix: a patch of one number has no variance; imgs {describe(imgs)}")
+    check_device("pred", pred, imgs, "imgs")
+
+
 def check_device(name: str, x: Tensor, other: Tensor, other_name: str) -> None:
     if x.device != other.device:
         raise ValueError(f"{name}: expected the device of {other_name}, {other.device}; got {describe(x)}")

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.library import define, register_autograd, register_fake
 
 from mae_fast import reference
-from mae_fast.ops.checks import check_device, check_patches, describe
+from mae_fast.ops.checks import check_masked
 from mae_fast.ops.library import register
 
 # 1 / (B*K*P) underflows in float16, so the backward gets the residual and not the gradient.
@@ -72,25 +72,7 @@ def masked_mse(
     variance. The gradient of pred is prepared in the same pass. Images that require a gradient themselves, for which
     pretraining has no use, take the reference. Source: He et al. 2022, section 3.
     """
-    L, P = check_patches(imgs, ids, patch_size, mean, std)
-    B, K = ids.shape
-    if B == 0:
-        raise ValueError(f"imgs: expected at least one image, the mean over none is undefined; got {describe(imgs)}")
-    if K == 0:
-        raise ValueError(
-            f"ids: expected at least one masked patch, the mean over none is undefined; got {describe(ids)}"
-        )
-    if (
-        not pred.is_floating_point()
-        or pred.dim() != 3
-        or pred.shape[0] != B
-        or (pred.shape[1] != K and pred.shape[1] != L)
-        or pred.shape[2] != P
-    ):
-        raise ValueError(f"pred: expected float ({B}, {K} or {L}, {P}); got {describe(pred)}")
-    if norm_pix and P == 1:
-        raise ValueError(f"norm_pix: a patch of one number has no variance; imgs {describe(imgs)}")
-    check_device("pred", pred, imgs, "imgs")
+    check_masked(pred, imgs, ids, patch_size, mean, std, norm_pix)
     if imgs.requires_grad:
         return reference.masked_mse(pred, imgs, ids, patch_size, mean, std, norm_pix)
     with_grad = pred.requires_grad and torch.is_grad_enabled()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from mae_fast.config import DTYPES, PRESETS, STREAMS
+from mae_fast.config import DTYPES, LOSSES, MASKS, PRESETS, STREAMS
 from mae_fast.setting import Checked, Recipe, Setting, official, ours
 
 
@@ -151,11 +151,18 @@ class Pretrain(Recipe):
     save_every: int = ours(int, 20, "epochs between checkpoints", at_least=1)
     probe_every: int = ours(int, 0, "epochs between kNN accuracies of the features, in the log; 0: none", at_least=0)
     probe_path: str = ours(str, "", "labelled pictures for them, train/ and val/; default data_path")
+    loss: str = ours(str, "mse", "error of predicted pixels; bce: of logits, without norm_pix_loss", choices=LOSSES)
+    mask: str = ours(
+        str, "random", f"{', '.join(MASKS)}, or a file of a number a patch, the highest removed first (.npy, picture)"
+    )
+    masks_per_image: int = ours(int, 1, "masks drawn of each decoded image, all in one step", at_least=1)
 
     def __post_init__(self):
         super().__post_init__()
         if self.resume and self.init_from:
             raise ValueError("resume and init_from: give one; resume goes on with a run, init_from starts a new one")
+        if self.loss == "bce" and self.norm_pix_loss:
+            raise ValueError("loss: bce predicts pixels in 0..1, and norm_pix_loss makes others; give one of the two")
 
 
 PARTS = Pretrain.PARTS = {"data": Data, "schedule": Schedule}

@@ -1,20 +1,22 @@
 """A recipe -> a run: device, data, model, optimizer, and where an earlier run stopped. All before the first step."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from mae_fast.config import DTYPES, PRESETS, STREAMS
+from mae_fast.config import DTYPES, MASKS, PRESETS, STREAMS
 from mae_fast.data import make_loader, open_source, pixels_of
 from mae_fast.data.loader import available_cpus
 from mae_fast.files.channels import with_channels
 from mae_fast.files.checkpoint import load_weights, read_state
 from mae_fast.files.lock import FolderLock
+from mae_fast.files.mask import load_mask
 from mae_fast.model import MaskedAutoencoderViT
-from mae_fast.model.masking import SampleNoise, uniform
+from mae_fast.model.masking import SampleNoise, fixed, uniform
 from mae_fast.pixels import Pixels
 from mae_fast.recipe import Classify, Pretrain
 from mae_fast.train import distributed, parallel
@@ -22,10 +24,10 @@ from mae_fast.train.announce import begin_report
 from mae_fast.train.batch_size import choose_batch_size
 from mae_fast.train.heap import keep_freed_memory
 from mae_fast.train.interrupt import StopSignal
-from mae_fast.train.loss import MAELoss
+from mae_fast.train.losses import MAELoss
 from mae_fast.train.machine import available_device, products_in
 from mae_fast.train.newest import checkpoint_of, how_to_go_on
-from mae_fast.train.optim import make_optimizer
+from mae_fast.train.optim import make_optimizer, own_optimizers
 from mae_fast.train.pictures import KeptPictures
 from mae_fast.train.probe import OnlineProbe
 from mae_fast.train.run import Resolved, Run
@@ -35,9 +37,14 @@ from mae_fast.train.step import TrainingStep
 logger = logging.getLogger(__name__)
 
 
-def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: FolderLock | None = None) -> Run:
+def assemble(
+    recipe: Pretrain,
+    model: MaskedAutoencoderViT | None = None,
+    lock: FolderLock | None = None,
+    terms: Sequence[nn.Module] = (),
+) -> Run:
     """Make a run of a recipe. model: trained in place of a new one of the size recipe.model; lock: of output_dir, taken
-    before anything is written there."""
+    before anything is written there; terms: added to the loss (mae_fast.train.losses)."""
     if not isinstance(recipe, Pretrain):
         raise TypeError(f"recipe: expected a Pretrain, as Pretrain.of(**settings) makes; got {type(recipe).__name__}")
     data = recipe.data
@@ -66,9 +73,15 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
         raise ValueError(f"accum_iter: {recipe.accum_iter} is more than an epoch's {len(loader)} batches; lower it")
 
     schedule = recipe.schedule.at_batch(batch_size * recipe.accum_iter * world.size)
-    noise = SampleNoise(recipe.seed, device) if model.draw_noise is uniform else None
-    loss, grad_dtype = MAELoss(model, recipe.mask_ratio, noise), DTYPES[recipe.grad_dtype]
+    noise = None
+    if recipe.mask != "random" or model.draw_noise is uniform:
+        mask = recipe.mask if recipe.mask in MASKS else fixed(load_mask(recipe.mask))
+        noise = SampleNoise(recipe.seed, device, mask)
+    loss = MAELoss(model, recipe.mask_ratio, noise, masks=recipe.masks_per_image, terms=terms).to(device)
+    grad_dtype = DTYPES[recipe.grad_dtype]
     if recipe.parallel == "fsdp" and world.size > 1:
+        if own_optimizers(loss):
+            raise ValueError("parallel: a loss with an optimizer of its own is not shared out; use ddp")
         parallel.shard(loss, device, grad_dtype)
     optimizer = make_optimizer(model, recipe.opt, schedule.lr, recipe.weight_decay)
     step = TrainingStep(
@@ -80,7 +93,7 @@ def assemble(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, lock: 
     layout = Layout(batch_size, world.size, recipe.accum_iter, len(source))
     position = Position(epoch=schedule.start_epoch, layout=layout)
     if resume:
-        position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank)
+        position = load_run(resume, model, optimizer, step.scaler, layout, device, world.rank, terms)
     resolved = Resolved(model_name, device, world, dtype, batch_size, schedule)
     run = Run(
         recipe, resolved, model, step, loader, position, StopSignal(), noise, callbacks=callbacks,
@@ -114,6 +127,7 @@ def initialised(recipe: Pretrain, pixels: Pixels, model: MaskedAutoencoderViT | 
         model = MaskedAutoencoderViT(
             **size, img_size=recipe.data.size, norm_pix_loss=recipe.norm_pix_loss, in_chans=pixels.channels,
             mean=pixels.mean, std=pixels.std, pixel_type=pixels.type, value_range=pixels.value_range,
+            loss=recipe.loss,
         )  # fmt: skip
     if recipe.init_from:
         state = with_channels(read_state(recipe.init_from)[0], model.in_chans, recipe.init_from)
@@ -131,7 +145,7 @@ def largest_batch(recipe: Pretrain, model: nn.Module, dtype: torch.dtype, limit:
         why = f"batch size {batch}: that of {resume}"
     else:
         moments = {"adamw": 2, "sgd": 1}[recipe.opt]
-        batch, why = choose_batch_size(model, dtype, recipe.mask_ratio, limit, moments)
+        batch, why = choose_batch_size(model, dtype, recipe.mask_ratio, limit, moments, recipe.masks_per_image)
     if distributed.rank() == 0:
         logger.info(why)
     return batch

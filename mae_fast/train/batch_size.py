@@ -29,17 +29,17 @@ def available_memory(device: torch.device) -> int:
 
 
 def choose_batch_size(
-    model: MaskedAutoencoderViT, dtype: torch.dtype, mask_ratio: float, limit: int, moments: int = 2
+    model: MaskedAutoencoderViT, dtype: torch.dtype, mask_ratio: float, limit: int, moments: int = 2, masks: int = 1
 ) -> tuple[int, str]:
     """-> the largest batch a step of `model` fits on its device, at most `limit`, and a line that says why.
 
     By step_memory, with a tenth of the memory left free; on a GPU verified by trial, in eager mode. The same on all
     ranks. The copy of its pixels that a CUDA graph reads is counted, and in a trial part of that tenth.
-    Weights and random state stay as they were. moments: as for step_memory.
+    Weights and random state stay as they were. moments, masks: as for step_memory.
     Raises ValueError where not even one image fits.
     """
     device = next(model.parameters()).device
-    need = step_memory(model, dtype, mask_ratio, moments)
+    need = step_memory(model, dtype, mask_ratio, moments, masks)
     free = int(available_memory(device) * (1 - HEADROOM))
     batch = min(limit, (free + need.weights - need.fixed) // need.per_image)  # the weights are there already
     trials = 0
@@ -49,7 +49,7 @@ def choose_batch_size(
         def fits(size: int) -> bool:
             nonlocal trials
             trials += 1
-            return _fits(model, size, dtype, mask_ratio, held)
+            return _fits(model, size, dtype, mask_ratio, held, masks)
 
         # One image first: for their handles and kernels libraries ask the device itself, and not when it is full.
         batch = search(fits, batch, limit) if fits(1) else 0
@@ -81,12 +81,12 @@ def search(fits: Callable[[int], bool], guess: int, limit: int) -> int:
     return largest
 
 
-def _fits(model: nn.Module, batch: int, dtype: torch.dtype, mask_ratio: float, held: int) -> bool:
+def _fits(model: nn.Module, batch: int, dtype: torch.dtype, mask_ratio: float, held: int, masks: int = 1) -> bool:
     """Whether two forward and backward passes go through, the second on top of gradients, with `held` bytes taken."""
     device = next(model.parameters()).device
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            _try(model, batch, dtype, mask_ratio, held)
+            _try(model, batch, dtype, mask_ratio, held, masks)
         return True
     except torch.OutOfMemoryError:
         return False
@@ -99,13 +99,14 @@ def _fits(model: nn.Module, batch: int, dtype: torch.dtype, mask_ratio: float, h
         torch.cuda.empty_cache()
 
 
-def _try(model: MaskedAutoencoderViT, batch: int, dtype: torch.dtype, mask_ratio: float, held: int) -> None:
+def _try(model: MaskedAutoencoderViT, batch: int, dtype: torch.dtype, mask_ratio: float, held: int, masks: int) -> None:
     device = next(model.parameters()).device
     taken = torch.empty(held, dtype=torch.uint8, device=device)
     imgs = model.pixels.blank(batch, model.patch_embed.img_size, device)
+    noise = torch.rand(masks * batch, model.patch_embed.num_patches, device=device)
     for _ in range(2):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = model.training_loss(imgs, mask_ratio)
+            loss = model.training_loss(imgs, mask_ratio, noise)
         loss.backward()
     torch.cuda.synchronize(device)
     del taken

@@ -92,7 +92,9 @@ def pays_on_cpu(loss: nn.Module, images: int | None) -> bool:
     model = getattr(loss, "model", None)
     if images is None or not isinstance(model, MaskedAutoencoderViT):
         return False
-    return images * product_flops(model, loss.mask_ratio) / (CPU_RATE * torch.get_num_threads()) > CPU_LEAST
+    return (
+        loss.masks * images * product_flops(model, loss.mask_ratio) / (CPU_RATE * torch.get_num_threads()) > CPU_LEAST
+    )
 
 
 def product_flops(model: MaskedAutoencoderViT, mask_ratio: float) -> int:

@@ -8,9 +8,11 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Sequence
 from itertools import islice
 
 import torch
+from torch import nn
 
 from mae_fast.data import LoaderError
 from mae_fast.files.lock import FolderLock
@@ -38,16 +40,17 @@ class Diverged(RuntimeError):
     """Several steps in a row had no finite loss."""
 
 
-def pretrain(recipe: Pretrain, model: MaskedAutoencoderViT | None = None) -> None:
+def pretrain(recipe: Pretrain, model: MaskedAutoencoderViT | None = None, terms: Sequence[nn.Module] = ()) -> None:
     """Train a Masked Autoencoder as the recipe says: checkpoints, log.txt and loss.png in recipe.output_dir.
 
-    model: trained in place of a new one of the size recipe.model. Raises Interrupted after a signal, LoaderFailed,
+    model: trained in place of a new one of the size recipe.model. terms: added to the loss, such as Perceptual and
+    Adversarial of mae_fast.train.losses. Raises Interrupted after a signal, LoaderFailed,
     Diverged, RankLost where another rank is gone, SaveFailed where the disk takes no last checkpoint, FolderInUse where
     another run writes there, and ValueError or OSError for settings and files that cannot work.
     """
     lock = FolderLock("output_dir")
     with distributed.leaving(), contextlib.closing(lock):
-        train(assemble(recipe, model, lock))
+        train(assemble(recipe, model, lock, terms))
 
 
 def train(run: Run) -> None:

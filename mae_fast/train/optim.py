@@ -35,6 +35,27 @@ def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) 
     raise ValueError(f"opt: expected adamw or sgd, got {name}")
 
 
+def own_optimizers(loss: nn.Module) -> list[torch.optim.Optimizer]:
+    """Those that parts of a loss have for their own parameters, in an attribute `optimizer`."""
+    found = (getattr(module, "optimizer", None) for module in loss.modules())
+    return [optimizer for optimizer in found if isinstance(optimizer, torch.optim.Optimizer)]
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def check_update(clip_grad: float | None, *optimizers: torch.optim.Optimizer) -> None:
+    """ValueError for what no update can be made with."""
+    if clip_grad is not None and not 0 <= clip_grad < math.inf:
+        raise ValueError(f"clip_grad: expected the largest norm of the gradient, at least 0, or None; got {clip_grad}")
+    if not all(optimizer.defaults.get("fused") for optimizer in optimizers):
+        raise ValueError(
+            "optimizer: expected a fused one, as mae_fast.make_optimizer makes; others cannot skip a step without "
+            "waiting for the device"
+        )
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """load_state_dict that keeps the fused kernels, also from a checkpoint written without them."""
     # Set before load_state_dict: PyTorch places `step` on the device only for fused optimizers.

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -92,14 +93,23 @@ def set_rng_state(states: list[torch.Tensor], device: torch.device) -> None:
 
 
 def save_run(
-    path: Path, model: nn.Module, optimizer, scaler, position: Position, settings: dict, device, alone: bool = False
+    path: Path,
+    model: nn.Module,
+    optimizer,
+    scaler,
+    position: Position,
+    settings: dict,
+    device,
+    alone: bool = False,
+    terms: Iterable[nn.Module] = (),
 ) -> None:
     """Write the checkpoint, atomically, from rank 0; every rank must call it (each has random state of its own).
 
     Raises SaveFailed, on every rank, where the disk does not take it; what was there before stays.
 
     settings: by the names of the flags. They become the argparse.Namespace that an official checkpoint holds. alone:
-    this rank of several writes, with no word to the others and without random states, so masks then start anew.
+    this rank of several writes, with no word to the others and without random states, so masks then start anew. terms:
+    of the loss; those that learn are saved too.
     """
     failure = ""
     rng = [] if alone else distributed.gather(rng_state(device))
@@ -113,6 +123,8 @@ def save_run(
             "args": argparse.Namespace(**settings),
             "mae_fast": {"config": layouts.describe(model), "position": asdict(position), "rng": rng},
         }
+        if learning := [term.state() for term in terms if hasattr(term, "state")]:
+            content["mae_fast"]["terms"] = learning
         try:
             save_atomic(content, path)
         except OSError as error:
@@ -123,10 +135,19 @@ def save_run(
         raise SaveFailed(f"output_dir: {path} could not be written ({failure})")
 
 
-def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, device, rank: int) -> Position:
+def load_run(
+    path: Path,
+    model: nn.Module,
+    optimizer,
+    scaler,
+    layout: Layout,
+    device,
+    rank: int,
+    terms: Iterable[nn.Module] = (),
+) -> Position:
     """Bring model, optimizer, scaler and random state back to where save_run, or the official script, left them.
 
-    model: a Masked Autoencoder, or a classifier.
+    model: a Masked Autoencoder, or a classifier. terms: of the loss; those that learn are brought back too.
     """
     content = load_file(path)
     if not {"model", "optimizer", "epoch"} <= content.keys():
@@ -141,6 +162,7 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, de
     if scaler.is_enabled() and content.get("scaler"):
         scaler.load_state_dict(content["scaler"])
     ours = content.get("mae_fast", {})
+    _load_terms(path, terms, ours.get("terms", []))
     if "position" not in ours:
         return Position(epoch=content["epoch"] + 1, layout=layout)
     position = Position(**ours["position"])
@@ -152,6 +174,14 @@ def load_run(path: Path, model: nn.Module, optimizer, scaler, layout: Layout, de
     if len(ours["rng"]) > rank:
         set_rng_state(ours["rng"][rank], device)
     return position
+
+
+def _load_terms(path: Path, terms: Iterable[nn.Module], states: list[dict]) -> None:
+    learning = [term for term in terms if hasattr(term, "load")]
+    if len(states) != len(learning):
+        raise CheckpointError(f"{path}: holds {len(states)} terms that learn, and this run has {len(learning)}")
+    for term, state in zip(learning, states, strict=True):
+        term.load(state)
 
 
 def load_pretraining_weights(model: nn.Module, state: dict, path: Path) -> None:

@@ -14,7 +14,8 @@ def save(run: Run, name: str, alone: bool = False) -> None:
     step, resolved = run.step, run.resolved
     path, settings = Path(run.recipe.output_dir) / name, resolved.settings(run.recipe)
     try:
-        save_run(path, run.model, step.optimizer, step.scaler, run.position, settings, resolved.device, alone)
+        terms = getattr(step.module, "terms", ())
+        save_run(path, run.model, step.optimizer, step.scaler, run.position, settings, resolved.device, alone, terms)
     except SaveFailed as error:
         error.go_on_from(run.last_checkpoint)
         raise

@@ -36,8 +36,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from mae_fast.train import compiling, distributed, parallel
 from mae_fast.train.cuda_capture import CudaCapture
 from mae_fast.train.graph import CannotCaptureError, StepGraphs
-from mae_fast.train.loss import as_loss
-from mae_fast.train.optim import begin_momentum, capturable, set_lr
+from mae_fast.train.losses import as_loss
+from mae_fast.train.optim import begin_momentum, capturable, check_update, own_optimizers, parameters_of, set_lr
 from mae_fast.train.rehearsal import rehearsal
 
 
@@ -53,13 +53,13 @@ class TrainingStep:
     Autoencoder stands for its MAELoss at mask_ratio. optimizer: a fused one, as of make_optimizer. dtype: of the matrix
     products; float16 scales the loss. clip_grad: largest norm of the gradient. In an initialised process group
     gradients are averaged over its ranks, exchanged in grad_dtype. A step whose loss or gradient is not finite does
-    nothing, which is decided on the device.
+    nothing, which is decided on the device. What has an optimizer of its own, as Adversarial has, is stepped by it.
 
-    compile, cuda_graphs: True: must, else an error; False: no; None: where it works and pays, and where it turns out
-    not to work a warning says why and training goes on without. compile pays on CUDA, and on a CPU if `images`, the
-    images that this process will train on, make it a run of hours; a graph pays where the step is compiled, on CUDA, on
-    one process. A loss that parallel.shard has shared out is not compiled. A graph reads weights, moments and `lr`
-    where they were when it was captured: parameters stay; loading a state into the optimizer makes it capture again.
+    compile, cuda_graphs: True: must, else an error; False: no; None: where it pays, and where it turns out not to work
+    a warning says why. compile pays on CUDA, and on a CPU if `images`, the images that this process will train on, make
+    it a run of hours; a graph pays where the step is compiled, on CUDA, on one process. A loss that parallel.shard has
+    shared out is not compiled. A graph reads weights, moments and `lr` where they were when it was captured: parameters
+    stay; loading a state into the optimizer makes it capture again.
     """
 
     def __init__(
@@ -77,24 +77,17 @@ class TrainingStep:
         grad_dtype: torch.dtype = torch.float32,
     ):
         self.module = as_loss(loss, mask_ratio)
-        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.others = own_optimizers(self.module)
+        theirs = {p for other in self.others for p in parameters_of(other)}
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad and p not in theirs]
         self.device = self.parameters[0].device
-        alone_on_cuda = self.device.type == "cuda" and distributed.size() == 1
-        if cuda_graphs and not alone_on_cuda:
-            raise ValueError(
-                f"cuda_graphs: needs a CUDA device and one process; got {self.device} and {distributed.size()}"
-            )
+        graphs_work = self.device.type == "cuda" and distributed.size() == 1 and not self.others
+        if cuda_graphs and not graphs_work:
+            got = f"{self.device} and {distributed.size()}" + ", and a second optimizer" * bool(self.others)
+            raise ValueError(f"cuda_graphs: needs a CUDA device and one process; got {got}")
         if accumulate < 1:
             raise ValueError(f"accumulate: expected at least 1 batch, got {accumulate}")
-        if clip_grad is not None and not 0 <= clip_grad < math.inf:
-            raise ValueError(
-                f"clip_grad: expected the largest norm of the gradient, at least 0, or None; got {clip_grad}"
-            )
-        if not optimizer.defaults.get("fused"):
-            raise ValueError(
-                "optimizer: expected a fused one, as mae_fast.make_optimizer makes; others cannot skip a step without "
-                "waiting for the device"
-            )
+        check_update(clip_grad, optimizer, *self.others)
         self.optimizer, self.dtype, self.clip_grad, self.accumulate = optimizer, dtype, clip_grad, accumulate
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.grad_dtype = grad_dtype
@@ -107,11 +100,11 @@ class TrainingStep:
         compiled = torch.compile(self.module, fullgraph=True, dynamic=False) if self.compiled else self.module
         self.loss = parallel.wrap(compiled, self.device, grad_dtype)
         self.graphs: StepGraphs | None = None
-        if cuda_graphs or (cuda_graphs is None and self.compiled and alone_on_cuda):
+        if cuda_graphs or (cuda_graphs is None and self.compiled and graphs_work):
             self.graphs = StepGraphs(weakref.proxy(self), CudaCapture(self.device))
         self.taken = torch.zeros((), dtype=torch.int64, device=self.device)  # updates that changed the weights
-        self._tried = False  # the compiled passes have run
-        self._batches, self._sum = 0, torch.zeros((), device=self.device)
+        self._tried, self._batches = False, 0  # the compiled passes have run; batches since the last update
+        self._sum = torch.zeros((), device=self.device)
 
     def __call__(self, imgs: Tensor, lr: float, labels: Tensor | None = None) -> Tensor | None:
         """-> the mean loss of the step, on the device, NaN where the update was skipped; None where more batches come
@@ -175,24 +168,31 @@ class TrainingStep:
         """Clip and step, or do nothing where loss or gradient is not finite. -> the loss, else NaN."""
         set_lr(self.optimizer, lr)
         begin_momentum(self.optimizer)
-        self.scaler.unscale_(self.optimizer)
+        optimizers = self.optimizer, *self.others
+        for optimizer in optimizers:
+            self.scaler.unscale_(optimizer)
         params = [p for p in self.parameters if p.grad is not None]
         norm = get_total_norm([p.grad for p in params])
         if self.clip_grad:
             clip_grads_with_norm_(params, self.clip_grad, norm)
         finite = (loss + parallel.whole(norm)).isfinite()
+        for other in self.others:
+            finite &= get_total_norm([p.grad for p in parameters_of(other)]).isfinite()
         if self.scaler.is_enabled():  # fp16: overflowing gradients are part of finding the scale; the scaler skips them
-            self.scaler.step(self.optimizer)
+            for optimizer in optimizers:
+                self.scaler.step(optimizer)
             self.scaler.update()
         else:
             found = distributed.any_(finite.logical_not().float())
-            self.optimizer.found_inf = found
-            self.optimizer.step()
-            del self.optimizer.found_inf  # this step's, and in a graph memory of its pool
+            for optimizer in optimizers:
+                optimizer.found_inf = found
+                optimizer.step()
+                del optimizer.found_inf  # this step's, and in a graph memory of its pool
             loss, finite = loss.masked_fill(found.bool(), math.nan), found == 0
         self.taken += finite
         # Graphs of several batches add to gradients that stay where they are.
-        self.optimizer.zero_grad(set_to_none=self.graphs is None or self.accumulate == 1)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=self.graphs is None or self.accumulate == 1)
         return loss
 
     def rehearsal(self) -> contextlib.AbstractContextManager:

@@ -51,9 +51,10 @@ class StepMemory:
 
 
 def step_memory(
-    model: MaskedAutoencoderViT, dtype: torch.dtype, mask_ratio: float = 0.75, moments: int = 2
+    model: MaskedAutoencoderViT, dtype: torch.dtype, mask_ratio: float = 0.75, moments: int = 2, masks: int = 1
 ) -> StepMemory:
-    """What a step of `model` (on any device, meta too) needs with products in dtype. moments: AdamW 2, SGD 1."""
+    """What a step of `model` (on any device, meta too) needs with products in dtype. moments: AdamW 2, SGD 1;
+    masks: of each image."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     step, c, device = stages.of_model(model, mask_ratio), dtype.itemsize, model.cls_token.device
     D, d, P = step.encoder.width, step.decoder.width, step.P
@@ -77,8 +78,8 @@ def step_memory(
         moments=4 * trained * moments,
         casts=c * trained if c < 4 else 0,
         pixels=step.L * P * (1 if model.pixels.as_bytes else 4) * (2 if device.type == "cuda" else 1),
-        activations=outside + sum(inputs if model.activation_checkpointing else blocks),
-        workspace=workspace + (1 + step.L) * 4 * d,
+        activations=masks * (outside + sum(inputs if model.activation_checkpointing else blocks)),
+        workspace=masks * (workspace + (1 + step.L) * 4 * d),
     )
 
 

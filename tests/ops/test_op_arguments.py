@@ -71,6 +71,9 @@ def bad_inputs():
     yield "y", ops.add_layer_norm, (x, torch.randn(5), None, *norm)
     yield "y_bias", ops.add_layer_norm, (x, x, torch.randn(1), *norm)
     yield "y_bias", ops.add_layer_norm, (x, None, torch.randn(5), *norm)
+    for scale in (torch.ones(3), torch.ones(2, 1), torch.ones(2, dtype=torch.float64)):
+        yield "scale", ops.add_layer_norm, (x, x, None, *norm, scale)
+    yield "scale", ops.add_layer_norm, (x, None, None, *norm, torch.ones(2))
     yield "x, bias", ops.bias_gelu, (torch.randn(2, 5), torch.randn(4))
     yield "x, bias", ops.bias_gelu, (torch.ones(2, 5).long(), torch.randn(5))
     yield "qkv", ops.attention, (torch.randn(2, 5, 2, 4, 8),)

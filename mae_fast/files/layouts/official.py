@@ -87,6 +87,7 @@ def _describe_decoder(model) -> dict:
         "decoder_num_heads": decoder.attn.num_heads,
         "decoder_mlp_ratio": mlp_ratio(decoder.mlp.fc1.out_features, width),
         "norm_pix_loss": model.norm_pix_loss,
+        "loss": model.loss,
     }
 
 

@@ -16,16 +16,18 @@ ROWS = [
     dict(B=70, D=200, x="float32"),
     dict(B=33, D=130, x="float32", strided=True, large=True),
     dict(B=9, D=512, x="float32", branch=False),
+    dict(B=5, N=7, D=72, scale=True),
+    dict(B=17, D=130, x="float32", scale=True, y_bias=False),
 ]
 EDGES = [
     dict(B=B, D=D, strided=B > 1, branch=branch, x="float32")
     for B, D, branch in product((1, 17), (7, 15, 17, 33, 66, 130), (False, True))
-]
-SMALL = dict(B=3, D=10)
+] + [dict(B=B, N=N, D=33, scale=True) for B, N in ((1, 1), (3, 5), (40, 1))]
+SMALL = dict(B=3, D=10, scale=True)
 
 
 def make(shape, dtype, device):
-    """Draw inputs. branch, y_bias: whether there is something to add.
+    """Draw inputs. branch, y_bias: whether there is something to add. scale: whether drop path scales the branch.
 
     x: the type of the residual stream, "float32", "stream" for the model's own, else that of the products.
     """
@@ -37,14 +39,18 @@ def make(shape, dtype, device):
     y_bias, weight, bias = (torch.randn(D, device=device) for _ in range(3))
     branch = shape.get("branch", True)
     args = (x, y if branch else None, y_bias if branch and shape.get("y_bias", True) else None, weight, bias)
+    scale = None
+    if shape.get("scale"):
+        scale = (torch.rand(B, device=device) < 0.7) / 0.7  # some images lose their branch
     exact = (v if v is None else v.double() for v in args)
     grads = tuple(i for i, v in enumerate(args) if v is not None)
-    return Inputs((*args, 1e-6, dtype), grads, (*exact, 1e-6, torch.float64))
+    exact_scale = scale if scale is None else scale.double()
+    return Inputs((*args, 1e-6, dtype, scale), grads, (*exact, 1e-6, torch.float64, exact_scale))
 
 
 def schemas(args):
     s, out, mean, rstd = torch.ops.mae_fast.add_layer_norm(*(x.detach() for x in args[:5]), *args[5:])
-    backward = torch.randn_like(s), torch.randn_like(out), s, args[3].detach(), mean, rstd, True, True
+    backward = torch.randn_like(s), torch.randn_like(out), s, args[3].detach(), mean, rstd, True, True, args[7]
     return {"add_layer_norm": args, "add_layer_norm_backward": backward}
 
 
@@ -84,3 +90,6 @@ def launches():
         name = f"D={D} {dtype_name(stream)} stream"
         yield name, "add_layer_norm", (x, y, weight, weight, weight, 1e-6, bf16)
         yield name, "add_layer_norm_backward", (x, y, x, weight, row, row, stream is fp32, True)
+        images, name = meta(64), f"{name}, drop path"
+        yield name, "add_layer_norm", (x, y, weight, weight, weight, 1e-6, bf16, images)
+        yield name, "add_layer_norm_backward", (x, y, x, weight, row, row, True, True, images)

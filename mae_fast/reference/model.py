@@ -1,11 +1,4 @@
-"""The oracle: every op and the whole Masked Autoencoder in naive PyTorch, written for reading.
-
-Nothing here is fast and nothing here imports the fast code. Each op mirrors one op of `mae_fast.ops`; the model
-follows He et al. 2022 (arXiv 2111.06377), section 3, with the names and state-dict keys of the official release.
-
-Shapes in suffixes: B images, C channels, L patches, K kept or masked patches, P = p*p*C pixels of a patch,
-N tokens, D width, H heads.
-"""
+"""The Masked Autoencoder of He et al. 2022 (arXiv 2111.06377), section 3, with the official names and keys."""
 
 from collections import OrderedDict
 from functools import partial
@@ -15,93 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mae_fast.config import IMAGENET_MEAN, IMAGENET_STD
-
-
-def normalize(imgs: Tensor, mean, std) -> Tensor:
-    """uint8 (B, H, W, C) in 0..255 -> normalised float32 (B, C, H, W); float (B, C, H, W) passes through."""
-    if imgs.dtype != torch.uint8:
-        return imgs
-    mean, std = (torch.tensor(v, device=imgs.device) for v in (mean, std))
-    return ((imgs.float() / 255 - mean) / std).permute(0, 3, 1, 2)
-
-
-def patchify(imgs: Tensor, patch_size: int) -> Tensor:
-    """(B, C, H, W) -> (B, L, P); patches row by row, each laid out (p, q, c)."""
-    B, C, height, width = imgs.shape
-    p, h, w = patch_size, height // patch_size, width // patch_size
-    return imgs.reshape(B, C, h, p, w, p).permute(0, 2, 4, 3, 5, 1).reshape(B, h * w, p * p * C)
-
-
-def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
-    """(B, L, P) -> (B, C, H, W), the inverse of `patchify`; grid is (rows, columns) of patches."""
-    B, p, (h, w) = len(patches), patch_size, grid
-    C = patches.shape[2] // p**2
-    return patches.reshape(B, h, w, p, p, C).permute(0, 5, 1, 3, 2, 4).reshape(B, C, h * p, w * p)
-
-
-def take(x_BLD: Tensor, ids_BK: Tensor) -> Tensor:
-    """Row ids[b, k] of x[b], for every b and k: (B, L, D), (B, K) -> (B, K, D)."""
-    return x_BLD.gather(1, ids_BK.unsqueeze(-1).expand(-1, -1, x_BLD.shape[2]))
-
-
-def random_masking(noise_BL: Tensor, len_keep: int) -> tuple[Tensor, Tensor, Tensor]:
-    """-> ids_shuffle (B, L), ids_restore (B, L), mask (B, L) float32, 1 = removed. Low noise is kept, ties by index."""
-    ids_shuffle = noise_BL.argsort(dim=1, stable=True)
-    ids_restore = ids_shuffle.argsort(dim=1)
-    return ids_shuffle, ids_restore, (ids_restore >= len_keep).float()
-
-
-def gather_patches(imgs: Tensor, ids_BK: Tensor, patch_size: int, mean, std, dtype: torch.dtype) -> Tensor:
-    """-> patches `ids` of each image, normalised and cast: (B, K, P)."""
-    return take(patchify(normalize(imgs, mean, std), patch_size), ids_BK).to(dtype)
-
-
-def unshuffle(tokens: Tensor, mask_token: Tensor, pos_embed: Tensor, ids_restore: Tensor) -> Tensor:
-    """tokens (B, 1+K, D) [cls, kept] -> (B, 1+L, D): mask tokens in the holes, image order, positions added."""
-    B, L = ids_restore.shape
-    D = tokens.shape[2]
-    masked = mask_token.reshape(1, 1, D).expand(B, 1 + L - tokens.shape[1], D)
-    patches = take(torch.cat([tokens[:, 1:], masked.to(tokens.dtype)], dim=1), ids_restore)
-    return torch.cat([tokens[:, :1], patches], dim=1) + pos_embed
-
-
-def masked_residual(pred: Tensor, imgs: Tensor, ids_BK: Tensor, patch_size: int, mean, std, norm_pix: bool) -> Tensor:
-    """Prediction minus target for the masked patches `ids`: (B, K, P). Arguments as in `masked_mse`."""
-    imgs = normalize(imgs, mean, std)
-    target = take(patchify(imgs, patch_size), ids_BK).to(torch.promote_types(imgs.dtype, torch.float32))
-    if norm_pix:
-        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-    if pred.shape[1] != ids_BK.shape[1]:
-        pred = take(pred, ids_BK)
-    return pred - target
-
-
-def masked_mse(pred: Tensor, imgs: Tensor, ids_BK: Tensor, patch_size: int, mean, std, norm_pix: bool) -> Tensor:
-    """Mean squared error over the masked patches `ids` (paper, section 3, "Reconstruction target"); a scalar.
-
-    pred is (B, K, P), rows in the order of ids, or (B, L, P), rows in image order.
-    """
-    return (masked_residual(pred, imgs, ids_BK, patch_size, mean, std, norm_pix) ** 2).mean()
-
-
-def attention(qkv: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(Dh)) v for packed qkv (B, N, 3, H, Dh) -> (B, N, H*Dh)."""
-    if bias is not None:  # 3*H*Dh numbers that qkv holds already: here they get their gradient
-        qkv = qkv + (bias - bias.detach()).view(qkv.shape[2:]).to(qkv.dtype)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, Dh)
-    probs = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
-    return (probs @ v).transpose(1, 2).flatten(2)
-
-
-def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
-    """gelu(x + bias) in the type of x; bias (D,)."""
-    return nn.functional.gelu(x + bias).to(x.dtype)
-
-
-def add_layer_norm(x: Tensor, y, y_bias, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype):
-    """-> s = x + y + y_bias (x itself without y), and its LayerNorm over the last dimension, cast to dtype."""
-    s = x if y is None else (x + (y if y_bias is None else y + y_bias)).to(torch.promote_types(x.dtype, y.dtype))
-    return s, nn.functional.layer_norm(s.to(weight.dtype), weight.shape, weight, bias, eps).to(dtype)
+from mae_fast.reference.ops import attention, normalize, patchify, random_masking, take, unpatchify, unshuffle
 
 
 def sincos_2d(dim: int, grid: tuple[int, int]) -> Tensor:
@@ -113,6 +20,20 @@ def sincos_2d(dim: int, grid: tuple[int, int]) -> Tensor:
             angles = x * frequency, y * frequency
             rows.append(np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)]))
     return torch.from_numpy(np.stack(rows)).float().unsqueeze(0)
+
+
+def pixel_error(loss, pred, target, mean, std):
+    """The error of each number of predicted patches (B, L, P); target: normalised pixels."""
+    if loss == "bce":  # pred are logits of pixels in 0..1
+        mean, std = (torch.tensor(v).repeat(pred.shape[-1] // len(v)).to(target) for v in (mean, std))
+        target = (target * std + mean).clamp(0, 1)
+    names = {
+        "mse": "mse_loss",
+        "l1": "l1_loss",
+        "smooth_l1": "smooth_l1_loss",
+        "bce": "binary_cross_entropy_with_logits",
+    }
+    return getattr(nn.functional, names[loss])(pred.to(target.dtype), target, reduction="none")
 
 
 class Attention(nn.Module):
@@ -145,13 +66,14 @@ class MaskedAutoencoderViT(nn.Module):
     def __init__(self, img_size=224, patch_size=16, in_chans=3, embed_dim=1024, depth=24, num_heads=16,
                  decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16, mlp_ratio=4.0,
                  norm_layer=partial(nn.LayerNorm, eps=1e-6), norm_pix_loss=False, *, decoder_mlp_ratio=None,
-                 mean=None, std=None):  # fmt: skip
+                 mean=None, std=None, loss="mse"):  # fmt: skip
         super().__init__()
         mean = mean or (IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans)
         std = std or (IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans)
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.grid = grid = height // patch_size, width // patch_size
         self.patch_size, self.mean, self.std, self.norm_pix_loss = patch_size, mean, std, norm_pix_loss
+        self.loss = loss
         hidden, decoder_hidden = int(embed_dim * mlp_ratio), int(decoder_embed_dim * (decoder_mlp_ratio or mlp_ratio))
 
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)})
@@ -206,7 +128,7 @@ class MaskedAutoencoderViT(nn.Module):
         target = self.patchify(normalize(imgs, self.mean, self.std))
         if self.norm_pix_loss:
             target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-        return (((pred - target) ** 2).mean(-1) * mask).sum() / mask.sum()
+        return (pixel_error(self.loss, pred, target, self.mean, self.std).mean(-1) * mask).sum() / mask.sum()
 
     def forward(self, imgs, mask_ratio=0.75, noise=None):
         latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise)
