@@ -65,7 +65,7 @@ class Setting:
         if not isinstance(value, kinds) or (number and isinstance(value, bool)):
             raise ValueError(f"expected {' or '.join([self.kind.__name__, *self.words])}, got {value!r}")
         if number and not (math.isfinite(value) and self.at_least <= value <= self.at_most and value > self.above):
-            raise ValueError(f"expected {self.range}, got {value}")
+            raise ValueError(f"expected {self.range or 'a finite number'}, got {value}")
 
     @property
     def range(self) -> str:

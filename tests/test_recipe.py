@@ -31,7 +31,7 @@ OUTSIDE = [
 def test_every_number_has_a_lower_bound_and_a_default_within():
     for name, setting in SETTINGS.items():
         setting.check(setting.default)
-        if setting.kind in (int, float):
+        if setting.kind in (int, float) and name not in ("mean", "value_range"):  # of pixels, which may be below 0
             assert math.isfinite(max(setting.at_least, setting.above)), name
     assert {name: setting.default for name, setting in SETTINGS.items()} == Pretrain().flat()
 
@@ -39,7 +39,7 @@ def test_every_number_has_a_lower_bound_and_a_default_within():
 @pytest.mark.parametrize("name, value", OUTSIDE)
 def test_a_number_out_of_range_is_refused_wherever_it_comes_from(tmp_path, capsys, name, value):
     value = int(value) if SETTINGS[name].kind is int else value
-    expected = f"{name}: expected {SETTINGS[name].range}, got "
+    expected = f"{name}: expected {SETTINGS[name].range or 'a finite number'}, got "
     assert main(["pretrain", f"--{name}={value}"]) == 1
     assert f"--{expected}" in capsys.readouterr().err
     file = tmp_path / "c.yaml"

@@ -40,6 +40,9 @@ class Window:
                 return
             yield imgs, None
 
+    def begin_epoch(self) -> None:
+        """Nothing to do: the time that counts begins later."""
+
     def steps(self, epoch: int, records: list, images: int) -> None:
         self.done += len(records)
         if self.done >= SKIPPED:

@@ -47,7 +47,7 @@ TUNED = {
 
 def new_model(seed: int) -> MaskedAutoencoderViT:
     torch.manual_seed(seed)
-    return MaskedAutoencoderViT(**SIZE, norm_pix_loss=True)
+    return MaskedAutoencoderViT(**SIZE, norm_pix_loss=False)
 
 
 def judge(model: MaskedAutoencoderViT, data: Path, pool: str) -> dict[str, float]:

@@ -160,9 +160,7 @@ def _as_it_is(image: bytes | np.ndarray, fault: str, how: How) -> tuple[bytes, s
     if header.fault:
         return header.fault if header.fault.startswith("damaged") else fault
     if how.side is not None or how.decoded:
-        return (
-            f"unsupported: {header.channels} channels of {header.type} are packed as they are, with no side or decoded"
-        )
+        return f"{fault}; without side and decoded it is packed as it is"
     read_array(image)
     return image, KEPT[header.kind]
 

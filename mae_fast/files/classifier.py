@@ -12,7 +12,7 @@ from mae_fast.model import positions
 from mae_fast.model.vit import VisionTransformer, trunc_normal_
 
 # Arguments of a Masked Autoencoder that a classifier has no use for.
-_NOT_OURS = ("norm_eps", "norm_pix_loss")
+_NOT_OURS = ("loss", "norm_eps", "norm_pix_loss")
 
 
 def classifier_of(config: dict, classes: int, pooled: bool, drop_path: float = 0.0) -> VisionTransformer:

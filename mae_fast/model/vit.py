@@ -5,11 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mae_fast import config, ops
+from mae_fast import ops
 from mae_fast.model.attention import attention_named
 from mae_fast.model.blocks import Block, PatchEmbed, run_blocks
 from mae_fast.model.linear import is_plain
 from mae_fast.model.precision import compute_dtype
+from mae_fast.pixels import Pixels
 
 
 def trunc_normal_(x: Tensor, std: float) -> None:
@@ -89,6 +90,8 @@ class VisionTransformer(nn.Module):
         *,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        pixel_type: str = "uint8",
+        value_range: tuple[float, float] | None = None,
         attention: str = "auto",
     ):
         super().__init__()
@@ -96,8 +99,8 @@ class VisionTransformer(nn.Module):
             raise ValueError("qkv_bias: only True; every Masked Autoencoder has these biases")
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.num_classes, self.global_pool, self.in_chans = num_classes, global_pool, in_chans
-        self.mean = list(mean or (config.IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans))
-        self.std = list(std or (config.IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans))
+        self.pixels = Pixels(in_chans, pixel_type, value_range, mean, std)
+        self.mean, self.std = list(self.pixels.mean), list(self.pixels.std)
         self.num_features = self.embed_dim = embed_dim
         hidden, attend = int(embed_dim * mlp_ratio), attention_named(attention)
 

@@ -38,7 +38,7 @@ class Data(Checked):
     on_bad_image: str = ours(
         str,
         "skip",
-        "unreadable, 16-bit, CMYK or palette: skip and count, stop and name, or convert what can be",
+        "unreadable, CMYK, palette, of other channels or bits: skip and count, stop and name, or convert what can be",
         choices=("skip", "stop", "convert"),
     )
     loader_timeout: float = ours(float, 600, "seconds to wait for a batch before the run stops and saves", above=0)

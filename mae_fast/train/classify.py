@@ -17,6 +17,7 @@ from mae_fast.data.sources import Source
 from mae_fast.files.classifier import classifier_of, from_pretrained, load_classifier, probe_head
 from mae_fast.files.lock import FolderLock
 from mae_fast.model.vit import VisionTransformer
+from mae_fast.pixels import Pixels
 from mae_fast.recipe import Classify, Finetune, Linprobe
 from mae_fast.train import distributed
 from mae_fast.train.announce import begin_report
@@ -77,12 +78,13 @@ def assemble(recipe: Classify, lock: FolderLock | None = None) -> Run:
     model.to(device)
     loader = make_loader(
         source, data.batch_size, data.size, seed=recipe.seed, rank=world.rank, world_size=world.size,
-        augment=augmentation(recipe, model.mean), num_workers=min(data.num_workers, available_cpus()), device=device,
+        augment=augmentation(recipe, model.pixels), num_workers=min(data.num_workers, available_cpus()), device=device,
         backend=data.loader, on_bad_image=data.on_bad_image, timeout=data.loader_timeout,
+        pixels=model.pixels,
     )  # fmt: skip
     if len(loader) < recipe.accum_iter:
         raise ValueError(f"accum_iter: {recipe.accum_iter} is more than an epoch's {len(loader)} batches; lower it")
-    validation = eval_loader(recipe, source.classes, classes, device, world)
+    validation = eval_loader(recipe, model.pixels, source.classes, classes, device, world)
     evaluation = Evaluation(validation, source.classes, classes, DTYPES[dtype])
 
     schedule = recipe.schedule.at_batch(data.batch_size * recipe.accum_iter * world.size)
@@ -119,7 +121,7 @@ def evaluate_checkpoint(recipe: Classify) -> Scores:
     if recipe.data.size != size:
         raise ValueError(f"input_size: {recipe.resume} is of {size[0]} x {size[1]} pixels; give input_size {size[0]}")
     names = labelled(recipe.data.data_path, "val").classes
-    loader = eval_loader(recipe, names, classes, device, world)
+    loader = eval_loader(recipe, model.pixels, names, classes, device, world)
     scores = evaluate(model.to(device), model, loader, classes, dtype)
     if world.is_main:
         logger.info("%s: %s", recipe.resume, scores)
@@ -139,7 +141,9 @@ def labelled(path: str, split: str) -> Source:
     return source
 
 
-def eval_loader(recipe: Classify, names: list[str], classes: int, device: torch.device, world) -> EvalLoader:
+def eval_loader(
+    recipe: Classify, pixels: Pixels, names: list[str], classes: int, device: torch.device, world
+) -> EvalLoader:
     """Of the validation images, of which each rank has its share. ValueError where their classes are not `names`."""
     data, source = recipe.data, labelled(recipe.data.data_path, "val")
     if source.classes != names:
@@ -150,7 +154,7 @@ def eval_loader(recipe: Classify, names: list[str], classes: int, device: torch.
     return make_eval_loader(
         source, data.batch_size, data.size, rank=world.rank, world_size=world.size, device=device, backend=data.loader,
         num_workers=min(data.num_workers, available_cpus()), on_bad_image=data.on_bad_image,
-        timeout=data.loader_timeout,
+        timeout=data.loader_timeout, pixels=pixels,
     )  # fmt: skip
 
 
@@ -174,10 +178,14 @@ def initialised(recipe: Classify, classes: int) -> tuple[str, VisionTransformer]
     return sizes.get((width, depth, patch), "classifier").removeprefix("mae_"), model
 
 
-def augmentation(recipe: Classify, mean: list[float]) -> Augment:
-    """Finetuning: crops of 8 % up, flips and RandAugment, or changes of colour. Linear probe: the crops and flips."""
+def augmentation(recipe: Classify, pixels: Pixels) -> Augment:
+    """Finetuning: crops of 8 % up, flips and RandAugment, or changes of colour. Linear probe: the crops and flips, as
+    finetuning of other pictures than 8-bit RGB, which have no such colours."""
     if isinstance(recipe, Linprobe):
         return Augment(scale=(0.08, 1.0), attempts=1)
+    if pixels.mode != "RGB":
+        logger.info("pictures: %s, so with no RandAugment and no color_jitter", pixels)
+        return Augment(scale=(0.08, 1.0))
     policy = "" if recipe.aa in ("", "none") else recipe.aa
-    fill = tuple(min(255, round(255 * x)) for x in mean)
+    fill = tuple(min(255, round(255 * x)) for x in pixels.mean)
     return Augment(scale=(0.08, 1.0), jitter=0.0 if policy else recipe.color_jitter or 0.0, policy=policy, fill=fill)

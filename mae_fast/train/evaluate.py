@@ -49,12 +49,16 @@ def evaluate(model: nn.Module, network: nn.Module, loader: EvalLoader, classes: 
         for buffer in model.buffers():  # running statistics, which each rank counts on its own
             dist.broadcast(buffer, 0)
     model.eval()
+    size = 0
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
     for imgs, labels in loader.epoch(0):
         imgs, labels = imgs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        size = max(size, len(imgs))
+        if network is not model and len(imgs) < size:  # the last batch, which would be compiled for once more
+            imgs = torch.cat([imgs, imgs[-1:].expand(size - len(imgs), *imgs.shape[1:])])
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = network(imgs).float()
+            logits = network(imgs)[: len(labels)].float()
         guesses = logits.topk(min(5, classes), dim=1).indices
         hits = guesses == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")

@@ -18,6 +18,7 @@ from mae_fast.data import make_eval_loader
 from mae_fast.data.sources import Source
 from mae_fast.files.atomic import write_atomic
 from mae_fast.model import MaskedAutoencoderViT
+from mae_fast.train.drawable import reconstruct, stretched
 from mae_fast.train.parallel import is_sharded
 from mae_fast.train.run import Run
 
@@ -25,8 +26,7 @@ logger = logging.getLogger(__name__)
 PICTURES = 4
 TIMES = 10  # a run, the first and the last epoch among them
 SHARE = 0.01  # of the run's time, at most; only the first and the last pictures come whatever they take
-GREY, GAP = 0.5, 4  # a removed patch; pixels between two pictures
-STRETCH = (0.02, 0.98)  # of a band's values, drawn as black and white
+GAP = 4  # pixels between two pictures
 
 
 class KeptPictures:
@@ -88,13 +88,10 @@ def fixed_pictures(source: Source, run: Run) -> Tensor:
     return torch.cat([imgs for imgs, _ in first])
 
 
-@torch.no_grad()
 def predict(run: Run, imgs: Tensor) -> list[Tensor]:
-    """Images -> what they are, what the encoder sees and what the model makes of it, each (B, 3, H, W) in 0..1.
+    """Images -> what they are, what the encoder sees and what the model makes of it, each (B, H, W, 1 or 3) in 0..1.
 
-    Of two bands the first is drawn, of more than three the first three; those of other pictures than photographs are
-    stretched from the 2nd to the 98th percentile of each picture. With norm_pix_loss the predictions are brought back
-    with the mean and variance of the true patch.
+    Other pictures than photographs are stretched over their values, see `mae_fast.train.drawable`.
     """
     model: MaskedAutoencoderViT = run.model
     noise = torch.rand(len(imgs), model.patch_embed.num_patches, generator=torch.Generator().manual_seed(0))
@@ -102,27 +99,16 @@ def predict(run: Run, imgs: Tensor) -> list[Tensor]:
     model.eval()
     try:
         with torch.autocast(imgs.device.type, DTYPES[run.resolved.dtype], enabled=run.resolved.dtype != "fp32"):
-            _, pred, mask = model(imgs, run.recipe.mask_ratio, noise.to(imgs.device))
+            result = reconstruct(model, imgs, run.recipe.mask_ratio, noise.to(imgs.device))
     finally:
         model.train(training)
-    target, pred, removed = model.patchify(imgs), pred.float(), mask[..., None] > 0
-    if model.norm_pix_loss:
-        pred = pred * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)
-    mean, std = (torch.tensor(v, device=imgs.device).view(1, -1, 1, 1) for v in (model.mean, model.std))
-    whole, pasted = (model.unpatchify(x) * std + mean for x in (target, torch.where(removed, pred, target)))
-    hidden = model.unpatchify(removed.expand_as(target).float())
-    whole, pasted, hidden = ((x[:, :3] if model.in_chans > 2 else x[:, :1]) for x in (whole, pasted, hidden))
-    if model.in_chans != 3:
-        share = torch.tensor(STRETCH, device=imgs.device)
-        low, high = whole.flatten(2).quantile(share, dim=2)[..., None, None]
-        whole, pasted = ((x - low) / (high - low).clamp_min(1e-6) for x in (whole, pasted))
-    whole, pasted = whole.clamp(0, 1), pasted.clamp(0, 1)
-    return [x.expand(-1, 3, -1, -1) for x in (whole, whole * (1 - hidden) + GREY * hidden, pasted)]
+    drawn = stretched(result, percentiles=model.pixels.mode is None)
+    return [drawn.original, drawn.masked, drawn.pasted]
 
 
 def write_strip(path: Path, pictures: Tensor) -> None:
-    """(B, 3, H, W) in 0..1 -> a PNG with the pictures side by side."""
-    pixels = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    """(B, H, W, 1 or 3) in 0..1 -> a PNG with the pictures side by side."""
+    pixels = (pictures.expand(-1, -1, -1, 3) * 255).round().to(torch.uint8).numpy()
     padded = np.pad(pixels, ((0, 0), (0, 0), (0, GAP), (0, 0)), constant_values=255)
     strip = np.concatenate(list(padded), axis=1)[:, :-GAP]
     write_atomic(path, lambda file: Image.fromarray(strip).save(file, "PNG"))

@@ -52,9 +52,18 @@ class OnlineProbe:
         epochs = run.resolved.schedule.epochs
         if (epoch + 1) % self.recipe.probe_every and epoch + 1 < epochs:
             return {}
-        took = time.perf_counter() - run.epoch_began
+        try:
+            return {"probe_knn": self.judge(run, epoch, time.perf_counter() - run.epoch_began)}
+        except torch.OutOfMemoryError:
+            if run.resolved.world.size > 1:  # where the other ranks wait for this one's features
+                raise
+            logger.warning("Warning: probe_every: no memory for a probe beside the step; the run goes on without one")
+            return {}
+
+    def judge(self, run: Run, epoch: int, took: float) -> float:
+        """The accuracy after an epoch, which took so many seconds."""
         if not self.pixels:
-            self.choose(run, epochs - epoch, took)
+            self.choose(run, epoch, took)
         began = time.perf_counter()
         shares = [(self.encode(run, imgs), labels) for imgs, labels in self.pixels]
         (train, train_labels), (val, val_labels) = (  # one after another, as the ranks' features come
@@ -62,10 +71,12 @@ class OnlineProbe:
         )
         scores = knn_scores(train, train_labels, val, len(self.train.classes))
         self.seconds = time.perf_counter() - began
-        return {"probe_knn": accuracy(scores, val_labels)}
+        return accuracy(scores, val_labels)
 
-    def choose(self, run: Run, epochs: int, took: float) -> None:
-        """Read as many pictures as fit into the time of the epochs left, the last of which took so many seconds."""
+    def choose(self, run: Run, epoch: int, took: float) -> None:
+        """Read as many pictures as fit into the time of the epochs that the probes from this one on are about."""
+        every, left = self.recipe.probe_every, run.resolved.schedule.epochs - epoch - 1
+        seconds, probes = took * (left + min(every, epoch + 1)), 1 + -(-left // every)
         began = time.perf_counter()
         imgs, _ = self.read(run, self.train, BATCH * run.resolved.world.size)
         reading = (time.perf_counter() - began) / len(imgs)
@@ -73,14 +84,13 @@ class OnlineProbe:
         began = time.perf_counter()
         self.encode(run, imgs)
         encoding = (time.perf_counter() - began) / len(imgs)
-        probes = -(-epochs // self.recipe.probe_every)
         world = run.resolved.world
-        count = distributed.gather(affordable(SHARE * took * epochs * world.size, reading + probes * encoding))[0]
+        count = distributed.gather(affordable(SHARE * seconds * world.size, reading + probes * encoding))[0]
         self.pixels = [self.read(run, self.train, count * 3 // 4), self.read(run, self.val, count // 4)]
+        share = sum(len(imgs) for imgs, _ in self.pixels)
         if world.is_main:
-            seconds = probes * encoding * count / world.size
-            logger.info("Online probe: kNN of %d pictures, about %.2g s each", count, seconds / probes)
-            if seconds > 0.03 * took * epochs:
+            logger.info("Online probe: kNN of %d pictures, %.2g s each time", share * world.size, share * encoding)
+            if probes * share * encoding > 0.03 * seconds:
                 logger.warning(
                     "Warning: probe_every: probes take more than 3 %% of the time; a larger number makes it less"
                 )

@@ -68,9 +68,11 @@ def test_bad_files_are_named_and_left_out(folder, tmp_path, capsys, decoded):
     words = ["data", "pack", str(folder), str(tmp_path / "out"), *(["--decoded"] if decoded else [])]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    expected = kinds if decoded else UNREADABLE  # as files the unusual ones may still be converted by training
+    # as files the unusual ones may still be converted by training, and floats be another run's pictures
+    told = {number: reason for number, (kind, reason) in enumerate(kinds.items()) if decoded or kind in UNREADABLE}
+    expected = {n: reason for n, reason in told.items() if decoded or not reason.startswith("unsupported")}
     assert len(lines) == len(expected) + 1
-    for line, (number, reason) in zip(lines, enumerate(expected.values()), strict=False):
+    for line, (number, reason) in zip(lines, expected.items(), strict=False):
         assert line.startswith(f"{folder / f'{number:03d}.jpg'}: {reason}")
     assert lines[-1].startswith(f"Wrote {48 - len(expected)} images to {tmp_path / 'out'}, {len(expected)} left out (")
     assert len(open_source(tmp_path / "out")) == 48 - len(expected)

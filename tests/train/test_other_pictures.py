@@ -16,6 +16,8 @@ from mae_fast.files.checkpoint import load_file, load_pretrained
 from mae_fast.model import MaskedAutoencoderViT
 from mae_fast.pixels import Pixels
 from mae_fast.recipe import Pretrain
+from mae_fast.train.journal import read_journal
+from mae_fast.train.pictures import GAP
 from tests.data.other_pictures import tile, write_tiles, write_xrays, xray
 
 
@@ -170,3 +172,34 @@ def test_grey_of_sixteen_bits_in_a_run_of_rgb_says_what_to_do(xrays, capsys):
     assert main([*map(str, words), *size]) == 1
     assert "give in_chans and value_range, as mae-fast data stats writes them" in capsys.readouterr().err
     assert xray(0).max() > 255
+
+
+def test_a_classifier_reads_the_pictures_of_its_encoder(tiles, tmp_path, capsys):
+    for split in ("train", "val"):
+        for label, name in enumerate(("even", "odd")):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for number in range(label, 8, 2):
+                file = tiles[0] / "images" / f"{number:02d}.tif"
+                (tmp_path / "data" / split / name / file.name).symlink_to(file)
+    out = tmp_path / "run"
+    words = [
+        "finetune", "--finetune", tiles[1], "--data_path", tmp_path / "data", "--batch_size", "4", "--epochs", "1",
+        "--warmup_epochs", "0", "--input_size", "32", "--device", "cpu", "--num_workers", "0", "--output_dir", out,
+        "--log_dir", "", "--mixup", "0.8",
+    ]  # fmt: skip
+    assert main(list(map(str, words))) == 0
+    assert "12 channels of uint16, values 0 to 4095, so with no RandAugment" in capsys.readouterr().out
+    again = ["finetune", "--eval", "--resume", out / "checkpoint-0.pth", *words[3:]]
+    assert main(list(map(str, again))) == 0
+    assert "of 8 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["xrays", "tiles"])
+def test_a_run_keeps_reconstructions_of_them(kind, request):
+    run = request.getfixturevalue(kind)[1].parent
+    assert not [event for event in read_journal(run) if event["event"] == "fault"]
+    height, width = {"xrays": (16, 24), "tiles": (32, 32)}[kind]
+    for name in ("original", "masked", "epoch-1"):
+        with Image.open(run / "reconstructions" / f"{name}.png") as strip:
+            assert strip.size == (4 * width + 3 * GAP, height)
+            assert np.ptp(np.asarray(strip)[:, :width]) > 100  # stretched: neither black nor one grey

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.harness.digits import write_digits
 from mae_fast.cli import main
+from mae_fast.train import pretrain
 from mae_fast.train.probe import LEAST, MOST, affordable
 from tests.train.runs import flags, log, parse, run, same
 from tests.train.test_ranks import on_ranks
@@ -79,7 +80,17 @@ def test_pictures_without_labels_or_val_are_refused(photos, digits, tmp_path, ca
 
 def test_as_many_pictures_as_the_time_allows(digits, tmp_path, capsys):
     assert affordable(1e9, 0.01) == MOST and affordable(10, 0.01) == 512 and affordable(0, 0.01) == LEAST
-    run(digits, tmp_path, "--probe_every=1")
+    pretrain(parse(flags(digits, tmp_path, "--probe_every=1", "--epochs=2")))
     said = capsys.readouterr()
-    assert "Online probe: kNN of 256 pictures" in said.out
+    assert "Online probe: kNN of 80 pictures" in said.out
     assert "--probe_every" not in said.err and "probe_every: probes take more than 3 %" in said.err
+
+
+def test_a_probe_that_finds_no_memory_ends_no_run(digits, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mae_fast.train.probe.OnlineProbe.encode", full)
+    pretrain(parse(flags(digits, tmp_path, "--probe_every=1", "--epochs=2")))
+    assert len(log(tmp_path)) == 2 and not any("probe_knn" in line for line in log(tmp_path))
+    assert "probe_every: no memory for a probe" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from mae_fast.data.sources import npy, tiff
-from mae_fast.data.sources.image_file import FORMATS, Header, explain, open_file, read_header, values_of
+from mae_fast.data.sources.image_file import FORMATS, Header, describe, explain, open_file, values_of
 from mae_fast.pixels import TYPES
 
 LARGEST = 2**31  # bytes of a picture's values
@@ -50,7 +50,7 @@ def read_array(image: str | bytes | np.ndarray) -> np.ndarray:
 
 
 def _header(image: str | bytes | np.ndarray) -> Header:
-    header = read_header(image)  # finds the missing end of a file that would decode to grey
+    header = describe(image)  # finds the missing end of a file that would decode to grey
     if header.type:
         return Header(header.height, header.width, header.kind, channels=header.channels, type=header.type)
     with open_file(image) as file:

@@ -1,7 +1,7 @@
 """What an image is, read from its header, and its pixels as an 8-bit photograph, in colour or grey, by Pillow."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -55,6 +55,12 @@ def read_header(image: str | bytes | np.ndarray) -> Header:
     A file whose end does not look as its format demands is decoded once to be sure: cameras append data after the
     end of a JPEG, but an interrupted copy has no end at all, and decoders paint the missing part grey.
     """
+    header = describe(image)
+    return replace(header, height=0, width=0) if header.fault else header
+
+
+def describe(image: str | bytes | np.ndarray) -> Header:
+    """The same, with the size of what is whole and is only no 8-bit photograph."""
     if isinstance(image, np.ndarray):
         return Header(*image.shape[:2], "pixels", channels=image.shape[2], type=image.dtype.name)
     try:
@@ -71,7 +77,7 @@ def read_header(image: str | bytes | np.ndarray) -> Header:
                 return Header(fault="truncated: shorter than its header says")
             try:
                 with Image.open(file, formats=FORMATS) as opened:
-                    header = _describe(opened, start)
+                    header = _describe_opened(opened, start)
                     if header.fault is None and not _ends_well(file, opened):
                         opened.load()
                     return header
@@ -109,7 +115,8 @@ def decode_rgb(image: str | bytes | np.ndarray) -> Image.Image:
 def decode_as(image: str | bytes | np.ndarray, mode: str) -> Image.Image:
     """The same in a mode of Pillow's, RGB or L: colour becomes grey by its luma, grey three equal channels."""
     if isinstance(image, np.ndarray):
-        return Image.fromarray(image).convert(mode)
+        picture = Image.fromarray(image)
+        return picture if picture.mode == mode else picture.convert(mode)
     with open_file(image) as file:
         if file.read(len(npy.MAGIC)) == npy.MAGIC:
             file.seek(0)
@@ -123,21 +130,20 @@ def decode_as(image: str | bytes | np.ndarray, mode: str) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> Image.Image:
-    """uint8 (C, H, W), or 16-bit values, which are scaled, of one channel or three -> a picture."""
+    """uint8 (C, H, W), or 16-bit values, which are scaled -> a picture of one channel or three."""
     if values.dtype != np.uint8:
         values = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     return Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0)))
 
 
 def values_of(image: Image.Image, start: bytes) -> str:
-    """The type of an opened image's values, a key of mae_fast.pixels.TYPES; "" where Pillow would not give all of them
-    as they are: 16 bits of colour, 64-bit floats, a page a band."""
+    """The type of an image's values; "" where Pillow changes them: 16 bits of colour, 64-bit floats, many bands."""
     kind = EXACT.get(image.mode, "")
     several = image.format == "TIFF" and (getattr(image, "is_animated", False) or _unseen_bands(image))
     return "" if several or _bits(image, start) not in BITS.get(kind, ()) else kind
 
 
-def _describe(image: Image.Image, start: bytes) -> Header:
+def _describe_opened(image: Image.Image, start: bytes) -> Header:
     height, width, mode, kind = image.height, image.width, image.mode, image.format or ""
     exact = {"channels": len(image.getbands()), "type": values_of(image, start)}
     unusual = UNUSUAL_MODES.get(mode)

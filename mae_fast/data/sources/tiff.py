@@ -4,6 +4,7 @@ The files may come from strangers: pages alone are looked at, never the metadata
 that would unpack to more than the picture holds is refused before it is unpacked.
 """
 
+import logging
 import os
 import zlib
 from typing import BinaryIO
@@ -40,6 +41,7 @@ def _open(file: BinaryIO):
         import tifffile
     except ImportError:
         raise ValueError("unsupported: a TIFF of several bands needs tifffile; pip install tifffile") from None
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is told as its fault
     try:
         return tifffile.TiffFile(file, name="", is_ome=False, is_shaped=False)
     except tifffile.TiffFileError as error:

@@ -80,7 +80,7 @@ def curves(facts: Facts) -> str:
         charts.append(line_chart("Learning rate", [Line("train_lr", rates)], x, "mean of an epoch", "{:.1e}".format))
     if facts.accuracies:
         lines = [Line(key, facts.column(key)) for key in facts.accuracies]
-        charts.append(line_chart("Probe accuracy", lines, x, "of held-out pictures"))
+        charts.append(line_chart("Accuracy", lines, x, "of held-out pictures"))
     if facts.timed:
         charts.append(throughput(facts))
     others = [key for key in facts.keys if key not in (*facts.losses, *facts.accuracies)]

@@ -6,7 +6,6 @@ import re
 from torch import Tensor
 
 from mae_fast.config import PRESETS
-from mae_fast.pixels import RGB
 
 State = dict[str, Tensor]
 
@@ -62,7 +61,7 @@ def describe(model) -> dict:
     pixel_type and value_range are there where files are not of 8 bits, as Hugging Face's and the official ones are.
     """
     encoder, embed_dim = model.blocks[0], model.cls_token.shape[-1]
-    pixels = getattr(model, "pixels", RGB)  # a classifier's are of 8 bits
+    pixels = model.pixels
     files = {"pixel_type": pixels.type, "value_range": list(pixels.value_range)}
     return {
         "img_size": list(model.patch_embed.img_size),
