@@ -4,10 +4,10 @@
     g = d(out) weight,  d(s) = (g - mean(g) - h mean(g h)) rstd + gradient of s itself,  d(x) = d(s),  d(y) = scale d(s)
     column sums:  d(weight) of d(out) h,  d(bias) of d(out),  d(y_bias) of d(y)
 
-x, y: (rows, D) -> s in the type of x, out in a type of its own; mean, rstd (rows,) in float32, as are all sums. scale: a
-factor for the rows of each image, as drop path draws it; None for 1. Bytes: x and y read once, s and out written once;
-backward: d(out), s and the gradient of s read once, d(x) written once in the type of s, and d(y) once where it differs.
-Each program keeps its column sums apart, and they are added in a fixed order.
+x, y: (rows, D) -> s in the type of x, out in a type of its own; mean, rstd (rows,) in float32, as are all sums. scale:
+a factor for the rows of each image, as drop path draws it, or None. Bytes: x and y read once, s and out written once;
+backward: d(out), s and the gradient of s read once, d(x) written once, and d(y) once where it differs in type or scale.
+Each program keeps its column sums apart; they are added in a fixed order.
 """
 
 import torch
@@ -121,12 +121,11 @@ def add_layer_norm(x, y, y_bias, weight, bias, eps, dtype, scale=None):
 
     -> s as x (empty without y), out of dtype, mean and rstd of each row in float32.
     """
-    x, D = x.contiguous(), x.shape[-1]
-    rows, has_y, has_bias = x.numel() // max(1, D), y is not None, y_bias is not None
+    x, D, has_y, has_bias = x.contiguous(), x.shape[-1], y is not None, y_bias is not None
+    rows = x.numel() // max(1, D)
     s = torch.empty(x.shape if has_y else (0,), dtype=x.dtype, device=x.device)
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
-    mean = torch.empty(rows, dtype=torch.float32, device=x.device)
-    rstd = torch.empty_like(mean)
+    mean, rstd = (torch.empty(rows, dtype=torch.float32, device=x.device) for _ in range(2))
     if x.numel():
         tile, y, weight = _tile(D, FORWARD), y.contiguous() if has_y else x, weight.contiguous()
         factors, rows_each = (mean, 1) if scale is None else (scale.contiguous(), rows // len(scale))
