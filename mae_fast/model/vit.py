@@ -60,7 +60,8 @@ class DropPathBlock(Block):
         if not is_plain(drop, DropPath):  # another module in its place, or somebody looks at what it gives
             return drop(module(*args)), None, None
         y, bias, _ = super().branch(module, cls, *args)
-        return y, bias, drop.kept(y).flatten().float() / (1 - drop.drop_prob)
+        kept = drop.kept(y).flatten()
+        return y, bias, kept.to(torch.promote_types(torch.float32, y.dtype)) / (1 - drop.drop_prob)
 
 
 class VisionTransformer(nn.Module):
