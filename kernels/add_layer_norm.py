@@ -1,14 +1,13 @@
 """A residual addition and the LayerNorm after it, and in one pass of the backward all their gradients.
 
-    s = x + scale (y + y_bias)
-    h = (s - mean) rstd,  out = h weight + bias   mean and rstd = (var + eps)^-1/2 of each row of s
+    s = x + scale (y + y_bias),  h = (s - mean) rstd,  out = h weight + bias   rstd = (var + eps)^-1/2, of each row of s
     g = d(out) weight,  d(s) = (g - mean(g) - h mean(g h)) rstd + gradient of s itself,  d(x) = d(s),  d(y) = scale d(s)
     column sums:  d(weight) of d(out) h,  d(bias) of d(out),  d(y_bias) of d(y)
 
 x, y: (rows, D) -> s in the type of x, out in a type of its own; mean, rstd (rows,) in float32, as are all sums. scale:
-a float32 number for the rows of each image, as drop path draws it; None for 1. Bytes: x and y read once, s and out
-written once; backward: d(out), s and the gradient of s read once, d(x) written once in the type of s, and d(y) once
-where it differs. Each program keeps its column sums apart, and they are added in a fixed order.
+a factor for the rows of each image, as drop path draws it, or None. Bytes: x and y read once, s and out written once;
+backward: d(out), s and the gradient of s read once, d(x) written once, and d(y) once where it differs in type or scale.
+Each program keeps its column sums apart; they are added in a fixed order.
 """
 
 import torch
@@ -89,11 +88,13 @@ def _add_layer_norm_bwd_kernel(
         h = tl.where(inside, (tl.load(s + at, mask=inside, other=0).to(tl.float32) - m) * r, 0)
         gw = g * w
         grad = (gw - tl.sum(gw, 1)[:, None] / D - h * (tl.sum(gw * h, 1)[:, None] / D)) * r
+        if HAS_SCALE:
+            factor = tl.load(scale + row // rows_each, mask=row < rows, other=0)[:, None]
         if HAS_S:
             grad += tl.load(grad_s + at, mask=inside, other=0).to(tl.float32)
         tl.store(grad_x + at, grad.to(grad_x.dtype.element_ty), mask=inside)
         if HAS_SCALE:
-            grad *= tl.load(scale + row // rows_each, mask=row < rows, other=0)[:, None]
+            grad *= factor
         if HAS_Y:
             tl.store(grad_y + at, grad.to(grad_y.dtype.element_ty), mask=inside)
         weight_sum += g * h
@@ -120,12 +121,11 @@ def add_layer_norm(x, y, y_bias, weight, bias, eps, dtype, scale=None):
 
     -> s as x (empty without y), out of dtype, mean and rstd of each row in float32.
     """
-    x, D = x.contiguous(), x.shape[-1]
-    rows, has_y, has_bias = x.numel() // max(1, D), y is not None, y_bias is not None
+    x, D, has_y, has_bias = x.contiguous(), x.shape[-1], y is not None, y_bias is not None
+    rows = x.numel() // max(1, D)
     s = torch.empty(x.shape if has_y else (0,), dtype=x.dtype, device=x.device)
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
-    mean = torch.empty(rows, dtype=torch.float32, device=x.device)
-    rstd = torch.empty_like(mean)
+    mean, rstd = (torch.empty(rows, dtype=torch.float32, device=x.device) for _ in range(2))
     if x.numel():
         tile, y, weight = _tile(D, FORWARD), y.contiguous() if has_y else x, weight.contiguous()
         factors, rows_each = (mean, 1) if scale is None else (scale.contiguous(), rows // len(scale))

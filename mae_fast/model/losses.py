@@ -50,10 +50,15 @@ def _masked_bce(pred, imgs, ids, patch_size, mean, std, norm_pix):
     return F.binary_cross_entropy_with_logits(pred.to(dtype), target)
 
 
+def _fused(op: str, **more) -> Callable[..., Tensor]:
+    """The op as mae_fast.ops has it when it is called."""
+    return lambda *args: getattr(ops, op)(*args, **more)
+
+
 PIXEL_LOSSES = {
-    "mse": PixelLoss(ops.masked_mse, lambda pred, target: (pred - target) ** 2),
-    "l1": PixelLoss(partial(ops.masked_smooth_l1, beta=0.0), lambda pred, target: (pred - target).abs()),
-    "smooth_l1": PixelLoss(partial(ops.masked_smooth_l1, beta=1.0), partial(F.smooth_l1_loss, reduction="none")),
+    "mse": PixelLoss(_fused("masked_mse"), lambda pred, target: (pred - target) ** 2),
+    "l1": PixelLoss(_fused("masked_smooth_l1", beta=0.0), lambda pred, target: (pred - target).abs()),
+    "smooth_l1": PixelLoss(_fused("masked_smooth_l1", beta=1.0), partial(F.smooth_l1_loss, reduction="none")),
     "bce": PixelLoss(_masked_bce, _bce_each),
 }
 

@@ -53,11 +53,12 @@ class MAELoss(nn.Module):
 
     def noise(self, imgs: Tensor) -> Tensor | None:
         """(masks * B, L); None where the model draws it."""
-        draw, grid, batch = self.draw_noise, self.model.patch_embed.grid_size, len(imgs)
-        if isinstance(draw, SampleNoise):
-            return draw(batch, grid, imgs.device, self.masks)
+        draw, batch = self.draw_noise, len(imgs)
         if draw is None and self.masks == 1:
             return None
+        grid = self.model.patch_embed.grid_size
+        if isinstance(draw, SampleNoise):
+            return draw(batch, grid, imgs.device, self.masks)
         return (draw or self.model.draw_noise)(self.masks * batch, grid, imgs.device)
 
 
