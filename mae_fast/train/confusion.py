@@ -1,5 +1,6 @@
 """The confusion matrix: which class is taken for which."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -63,5 +64,6 @@ def draw_confusion(matrix: Tensor, classes: list[str], out: str | Path, note: st
         list_axis.axis("off")
         list_axis.set_title("most confused", fontsize=9, loc="left")
         list_axis.text(0, 1, "\n".join(lines), va="top", fontsize=7, family="monospace", transform=list_axis.transAxes)
-    figure.supxlabel(note, fontsize=8)
+    width = int(12 * figure.get_figwidth())  # letters of 8 points that fit
+    figure.supxlabel("\n".join(textwrap.wrap(note, width)), fontsize=8)
     write_atomic(out, lambda file: figure.savefig(file, format="png", dpi=110))

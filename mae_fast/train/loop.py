@@ -64,15 +64,17 @@ def train(run: Run) -> None:
             for _ in range(first.epoch, epochs):
                 train_one_epoch(run)
                 finish_epoch(run)
+            batches = (epochs - first.epoch) * run.batches - first_batch  # none where it was stopped at its last step
+            if batches > 0 and not run.step.taken.item():
+                raise Diverged(
+                    "no step was taken: none had a finite loss and gradient, so the weights are those of the start"
+                )
     except LoaderError as error:
         stop_for_loader(run, error)
     finally:
         run.stop.restore()
         if run.report:
             run.report.close()
-    batches = (epochs - first.epoch) * run.batches - first_batch  # none where a run was stopped at its last step
-    if batches > 0 and not run.step.taken.item():
-        raise Diverged("no step was taken: none had a finite loss and gradient, so the weights are those of the start")
     if run.report and batches > 0:
         summarise(run, batches * run.images_per_batch / (time.perf_counter() - started))
 
