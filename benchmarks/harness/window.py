@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.harness.cpu_time import cpu_seconds
+from mae_fast.pixels import RGB
 from mae_fast.train.loop import WINDOW, train_one_epoch
 from mae_fast.train.run import Run
 from mae_fast.train.run_state import Position
@@ -20,7 +21,7 @@ class Window:
     it before. The first is taken after SKIPPED steps: batches made ahead would flatter the loader.
     """
 
-    backend, labelled, folder = "a window", False, None
+    backend, labelled, folder, pixels = "a window", False, None, RGB
 
     def __init__(self, batches: Iterator, every: int, length: float):
         self.batches, self.every, self.length = batches, every, length

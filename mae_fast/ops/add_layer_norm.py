@@ -99,11 +99,11 @@ def add_layer_norm(
 
     x: float (..., D), the residual stream. y: as x, the output of a branch whose last linear layer left its bias out,
     or None; y_bias: float (D,), that bias, or None. weight, bias: float (D,). dtype: of the norm, what the product that
-    follows computes in. scale: float32 (B,) for x (B, ..., D), or float64 as x is, a factor for the branch of each image,
-    as drop path draws it (Huang et al. 2016); None for 1. Sums and statistics in float32, and the backward leaves all
+    follows computes in. scale: float32 (B,) for x (B, ..., D), or float64 as x is, a factor for each image's branch, as
+    drop path draws it (Huang et al. 2016); None for 1. Sums and statistics in float32, and the backward leaves all
     gradients in the same pass, those of (D,) summed in float32. The kernels take x, y and dtype alike, or x float32 and
-    a narrower y of type dtype; else, for a scale that requires a gradient, and where none was built for the device, this
-    is the plain expression, which torch.compile fuses.
+    a narrower y of type dtype; else, for a scale that requires a gradient, and where none was built for the device,
+    this is the plain expression, which torch.compile fuses.
     Source: Ba et al. 2016, arXiv 1607.06450.
     """
     _check(x, y, y_bias, weight, bias, scale)
