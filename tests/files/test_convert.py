@@ -146,3 +146,10 @@ def test_command_line(tmp_path, model, capsys):
     assert "Note: the decoder is left out" in said and f"Wrote {tmp_path / 'vit.safetensors'}" in said
     with pytest.warns(UserWarning, match="encoder only"):
         assert load_pretrained(tmp_path / "vit.safetensors").patch_embed.img_size == (64, 64)
+
+
+def test_a_loss_that_is_not_theirs_is_kept_beside_hugging_faces_settings(tmp_path, model):
+    model.loss = "l1"
+    save_atomic({"model": model.state_dict(), "mae_fast": {"config": layouts.describe(model)}}, tmp_path / "c.pth")
+    convert(tmp_path / "c.pth", tmp_path / "hf", "hf")
+    assert load_pretrained(tmp_path / "hf").loss == "l1"

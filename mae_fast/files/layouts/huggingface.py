@@ -94,7 +94,7 @@ def huggingface_config(config: dict) -> dict:
     told = {ours: get(name) for ours, name in {"mean": "image_mean", "std": "image_std"}.items()}
     return {
         **{name: values for name, values in told.items() if values and len(values) == get("num_channels")},
-        **{name: config[name] for name in OURS if name in config},
+        **{name: config[name] for name in (*OURS, "loss") if name in config},
         "img_size": get("image_size"),
         "patch_size": get("patch_size"),
         "in_chans": get("num_channels"),
@@ -138,6 +138,7 @@ def to_huggingface_config(config: dict, encoder_only: bool, theirs: dict) -> dic
         "decoder_intermediate_size": int(decoder_D * config["decoder_mlp_ratio"]),
         "layer_norm_eps": config["norm_eps"],
         "norm_pix_loss": config["norm_pix_loss"],
+        **{name: config[name] for name in ("loss",) if name in config},
         "hidden_act": "gelu",
         "qkv_bias": True,
     }

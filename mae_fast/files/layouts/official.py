@@ -58,7 +58,8 @@ def split_head(state: State) -> tuple[State, State]:
 def describe(model) -> dict:
     """The configuration of a `MaskedAutoencoderViT` or a classifier, as plain numbers that a checkpoint can hold.
 
-    pixel_type and value_range are there where files are not of 8 bits, as Hugging Face's and the official ones are.
+    pixel_type and value_range are there where files are not of 8 bits, as Hugging Face's and the official ones are, and
+    loss where it is not theirs, mse.
     """
     encoder, embed_dim = model.blocks[0], model.cls_token.shape[-1]
     pixels = model.pixels
@@ -87,7 +88,7 @@ def _describe_decoder(model) -> dict:
         "decoder_num_heads": decoder.attn.num_heads,
         "decoder_mlp_ratio": mlp_ratio(decoder.mlp.fc1.out_features, width),
         "norm_pix_loss": model.norm_pix_loss,
-        "loss": model.loss,
+        **({} if model.loss == "mse" else {"loss": model.loss}),
     }
 
 
