@@ -16,7 +16,7 @@ SHAPES = [
     dict(B=1, N=65, H=2, D=128, strided=True),
     dict(B=1, N=197, H=2, D=32),
     dict(B=3, N=100, H=2, D=32, large=True),
-    dict(B=4, N=257, H=1, D=80, large=True),
+    dict(B=2, N=257, H=1, D=80, large=True),
     dict(B=1, N=129, H=3, D=17),
     dict(B=1, N=1024, H=1, D=24),
 ]
