@@ -79,11 +79,12 @@ def tune(model: MaskedAutoencoderViT, data: Path, epochs: int, seed: int, recipe
 def rows_of(seed: int, epochs: int, tune_epochs: int, pool: str, data: Path, recipe: dict) -> list[dict]:
     """A row for each encoder and classifier. tune_epochs: 0 leaves out those that are trained for epochs."""
     rows = []
-    model, began = new_model(seed), time.perf_counter()
+    model, seconds = new_model(seed), 0.0
     for side in ("random weights", "pretrained"):
         if side == "pretrained":
+            began = time.perf_counter()
             pretrain(Pretrain.of(**RECIPE, **recipe, seed=seed, epochs=epochs, data_path=str(data)), model)
-        seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - began
         scores = judge(model, data, pool) | (tune(model, data, tune_epochs, seed, recipe) if tune_epochs else {})
         for name, top1 in scores.items():
             rows.append({"part": "digits", "side": side, "op": name, "seed": seed, "pool": pool, "epochs": epochs,
