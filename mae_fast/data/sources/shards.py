@@ -51,6 +51,7 @@ class Shards:
         if missing:
             warnings.warn(f"{root}: {missing} samples hold no image and are not used", stacklevel=3)
         self._tar, self._offset, self._size = np.array(found, np.int64).T.copy()
+        self._agreed = np.zeros(len(found), bool)  # whose header was seen to say what the index says
         self._files: dict[int, int] = {}
         self._lock = Lock()
         self.checksums = None
@@ -79,12 +80,14 @@ class Shards:
         size = int(self._size[index])
         if size > LARGEST:
             raise ValueError(f"too large: {size} bytes in the index, at most {LARGEST} are read")
-        content = self._read(int(self._tar[index]), int(self._offset[index]) - tar.BLOCK, tar.BLOCK + size)
-        if len(content) != tar.BLOCK + size:
-            raise ValueError(f"truncated: the tar ends {tar.BLOCK + size - len(content)} bytes before the image does")
-        if tar.parse(content[: tar.BLOCK])[1:] not in ((size, b"0"), (size, b"\0"), (size, b"7")):
+        head = 0 if self._agreed[index] else tar.BLOCK
+        content = self._read(int(self._tar[index]), int(self._offset[index]) - head, head + size)
+        if len(content) != head + size:
+            raise ValueError(f"truncated: the tar ends {head + size - len(content)} bytes before the image does")
+        if head and tar.parse(content[:head])[1:] not in ((size, b"0"), (size, b"\0"), (size, b"7")):
             raise ValueError("damaged: the index says otherwise than the tar; delete the index, and it is made again")
-        return content[tar.BLOCK :]
+        self._agreed[index] = True
+        return content[head:]
 
     def disagreements(self) -> list[tuple[str, str]]:
         """(tar, reason) for each whose headers do not say what its index says: `mae-fast data check`."""
