@@ -23,13 +23,17 @@ def _forward(pred, imgs, ids, patch_size, mean, std, norm_pix, with_grad):
 
 
 @register_fake("mae_fast::masked_mse")
-def _fake(pred, imgs, ids, patch_size, mean, std, norm_pix, with_grad):
+def fake(pred, imgs, ids, patch_size, mean, std, norm_pix, with_grad):
     dtype = torch.float64 if torch.float64 in (pred.dtype, imgs.dtype) else torch.float32
     return pred.new_empty((), dtype=dtype), pred.new_empty((*ids.shape, pred.shape[2]) if with_grad else 0)
 
 
 def _backward(residual, ids, grad_loss, num_rows):
-    grad = (residual * (grad_loss * 2 / residual.numel()).reshape(1)).to(residual.dtype)
+    return rows_of((residual * (grad_loss * 2 / residual.numel()).reshape(1)).to(residual.dtype), ids, num_rows)
+
+
+def rows_of(grad, ids, num_rows):
+    """The gradient of the masked rows (B, K, P) -> that of pred, (B, num_rows, P): rows as they are, or as ids say."""
     if num_rows == ids.shape[1]:
         return grad
     rows = grad.new_zeros(grad.shape[0], num_rows, grad.shape[2])
@@ -37,11 +41,11 @@ def _backward(residual, ids, grad_loss, num_rows):
 
 
 @register_fake("mae_fast::masked_mse_backward")
-def _backward_fake(residual, ids, grad_loss, num_rows):
+def backward_fake(residual, ids, grad_loss, num_rows):
     return residual.new_empty(residual.shape[0], num_rows, residual.shape[2])
 
 
-def _setup(ctx, inputs, output):
+def setup(ctx, inputs, output):
     ctx.num_rows = inputs[0].shape[1]
     ctx.save_for_backward(output[1], inputs[2])
     ctx.mark_non_differentiable(output[1])
@@ -55,7 +59,7 @@ def _grad(ctx, grad_loss, _):
     return torch.ops.mae_fast.masked_mse_backward(residual, ids, grad_loss, ctx.num_rows), *[None] * 7
 
 
-register_autograd("mae_fast::masked_mse", _grad, setup_context=_setup)
+register_autograd("mae_fast::masked_mse", _grad, setup_context=setup)
 register("masked_mse", _forward, triton="masked_mse")
 register("masked_mse_backward", _backward, triton="masked_mse")
 

@@ -9,6 +9,7 @@ from torch.library import define, register_autograd, register_fake
 from mae_fast import reference
 from mae_fast.ops.checks import check_masked
 from mae_fast.ops.library import register
+from mae_fast.ops.masked_mse import backward_fake, fake, rows_of, setup
 
 # The backward gets the slope, -1 to 1, and not the gradient: 1 / (B*K*P) underflows in float16.
 define(
@@ -28,28 +29,11 @@ def _forward(pred, imgs, ids, patch_size, mean, std, norm_pix, beta, with_grad):
 
 @register_fake("mae_fast::masked_smooth_l1")
 def _fake(pred, imgs, ids, patch_size, mean, std, norm_pix, beta, with_grad):
-    dtype = torch.float64 if torch.float64 in (pred.dtype, imgs.dtype) else torch.float32
-    return pred.new_empty((), dtype=dtype), pred.new_empty((*ids.shape, pred.shape[2]) if with_grad else 0)
+    return fake(pred, imgs, ids, patch_size, mean, std, norm_pix, with_grad)
 
 
 def _backward(slope, ids, grad_loss, num_rows):
-    grad = (slope * (grad_loss / slope.numel()).reshape(1)).to(slope.dtype)
-    if num_rows == ids.shape[1]:
-        return grad
-    rows = grad.new_zeros(grad.shape[0], num_rows, grad.shape[2])
-    return rows.scatter_add(1, ids.unsqueeze(-1).expand_as(grad), grad)
-
-
-@register_fake("mae_fast::masked_smooth_l1_backward")
-def _backward_fake(slope, ids, grad_loss, num_rows):
-    return slope.new_empty(slope.shape[0], num_rows, slope.shape[2])
-
-
-def _setup(ctx, inputs, output):
-    ctx.num_rows = inputs[0].shape[1]
-    ctx.save_for_backward(output[1], inputs[2])
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
+    return rows_of((slope * (grad_loss / slope.numel()).reshape(1)).to(slope.dtype), ids, num_rows)
 
 
 def _grad(ctx, grad_loss, _):
@@ -59,7 +43,8 @@ def _grad(ctx, grad_loss, _):
     return torch.ops.mae_fast.masked_smooth_l1_backward(slope, ids, grad_loss, ctx.num_rows), *[None] * 8
 
 
-register_autograd("mae_fast::masked_smooth_l1", _grad, setup_context=_setup)
+register_autograd("mae_fast::masked_smooth_l1", _grad, setup_context=setup)
+register_fake("mae_fast::masked_smooth_l1_backward")(backward_fake)
 register("masked_smooth_l1", _forward, triton="masked_mse")
 register("masked_smooth_l1_backward", _backward, triton="masked_mse")
 

@@ -91,7 +91,7 @@ class Finetune(Classify):
     layer_decay: float = official(float, 0.75, "factor of the learning rate from each layer to the one below", above=0)
     clip_grad: float | None = official(float, None, "largest gradient norm; 0 or none: not clipped", at_least=0)
     color_jitter: float | None = official(float, None, "strength of colour changes, where aa is none", at_least=0)
-    aa: str = official(str, "rand-m9-mstd0.5-inc1", "policy of RandAugment or AutoAugment, as timm names it, or none")
+    aa: str = official(str, "rand-m9-mstd0.5-inc1", "RandAugment, as timm writes its settings, or none")
     smoothing: float = official(float, 0.1, "label smoothing", at_least=0, at_most=1)
     reprob: float = official(float, 0.25, "share of pictures with a rectangle erased", at_least=0, at_most=1)
     remode: str = official(str, "pixel", "what erased pixels become", choices=("pixel", "rand", "const"))
