@@ -25,8 +25,8 @@ COMMANDS = {
 # Shown at the end of each command's --help.
 EXAMPLES = {
     "pretrain": "--data_path IMAGES --model mae_vit_base_patch16 --norm_pix_loss --batch_size 256 --epochs 800",
-    "finetune": "--data_path IMAGES --finetune checkpoint-799.pth --model vit_base_patch16 --epochs 100",
-    "linprobe": "--data_path IMAGES --finetune checkpoint-799.pth --model vit_base_patch16 --epochs 90",
+    "finetune": "--data_path IMAGES --finetune checkpoint-799.pth --epochs 100 --mixup 0.8 --cutmix 1.0",
+    "linprobe": "--data_path IMAGES --finetune checkpoint-799.pth --batch_size 512",
     "knn": "--checkpoint checkpoint-799.pth --data_path IMAGES",
     "features": "--checkpoint checkpoint-799.pth --data_path IMAGES --out features.npz --pool mean",
     "attention": "--checkpoint checkpoint-799.pth --images IMAGES/val --out attention.png",
