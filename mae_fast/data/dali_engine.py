@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -110,14 +111,19 @@ class DaliEngine:
 
     def _plan(self, epoch: int, batch: int) -> tuple[Plan, list, dict[int, Image.Image]]:
         """The plan, its images as held, and for the slots whose file DALI must not read what Pillow makes of it."""
-        read = self._pool.map if self._holds == "bytes" else map
         while True:
             plan = self.planner.plan(epoch, batch, self._pool.map)
             slots = [slot for slot, index in enumerate(plan.indices) if index in self.planner.indirect]
             images = list(self._pool.map(self.planner.decode, plan.indices[slots].tolist()))
-            items = list(read(self.planner.encoded, plan.indices.tolist()))
+            items = self._held(plan.indices)
             if not any(item is None for item in (*items, *images)):
                 return plan, items, dict(zip(slots, images, strict=True))
+
+    def _held(self, indices: np.ndarray) -> list[str | bytes | np.ndarray | None]:
+        """Pictures as the source holds them. Each thread reads a share: a task a picture costs more than its read."""
+        shares = np.array_split(indices, self.num_threads if self._holds == "bytes" else 1)
+        read = self._pool.map if self._holds == "bytes" else map
+        return list(chain.from_iterable(read(lambda share: list(map(self.planner.encoded, share.tolist())), shares)))
 
     def _inputs(self, plan: Plan, items: list, images: dict[int, Image.Image]) -> tuple[dict, list[Path]]:
         """The pipeline's inputs by name, and the files written for them."""
@@ -153,10 +159,7 @@ class DaliEngine:
         files = {self._holds: [np.frombuffer(text, np.uint8) for text in texts]}
         if self.settings.decode == "random_crop":
             return files
-        return files | {
-            "anchor": np.ascontiguousarray(windows[:, :2]),
-            "shape": np.ascontiguousarray(windows[:, 2:]),
-        }
+        return files | {"anchor": np.ascontiguousarray(windows[:, :2]), "shape": np.ascontiguousarray(windows[:, 2:])}
 
     def _build(self, batch_size: int):
         mode = self.planner.pixels.mode
