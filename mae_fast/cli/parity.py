@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--img_size", type=positive, default=96)
     add("--steps", type=positive, default=200)
     add("--batch", type=positive, default=32)
+    add("--lr", type=float, default=Training.lr)
     add("--dtype", default="bf16", choices=DTYPES, help="of the fast path; the reference trains in float32")
     add("--device", default=DEVICE, choices=["cpu", "cuda"])
     add("--stream", default="auto", choices=STREAMS, help="the fast path's residual stream with bf16 products")
@@ -132,7 +133,7 @@ def run_curve(args: argparse.Namespace) -> int:
         _check_device(args.device)
         how = Training(
             SIZES[args.preset], args.img_size, args.steps, args.batch, DTYPES[args.dtype], args.device, args.compile,
-            STREAMS[args.stream], args.images,
+            STREAMS[args.stream], args.images, args.lr,
         )  # fmt: skip
         if args.seeds > 1:
             return run_seeds(args, how)

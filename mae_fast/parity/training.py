@@ -16,7 +16,7 @@ from mae_fast.parity.model import MASK_RATIO, autocast
 from mae_fast.recipe import Schedule
 from mae_fast.train.optim import lr_at, make_optimizer, set_lr
 
-WARMUP, LR = 0.2, 1e-3  # share of the steps; a rate high enough for the curve to fall
+WARMUP = 0.2  # share of the steps
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Training:
     compiled: bool = False
     stream: torch.dtype | None = None
     images: str | None = None
+    lr: float = 1e-3  # high enough for the curve to fall
 
 
 def train(how: Training, seed: int = 0, with_autocast: bool = False) -> dict[str, list[float]]:
@@ -52,8 +53,8 @@ def train(how: Training, seed: int = 0, with_autocast: bool = False) -> dict[str
     losses_of = {name: model.training_loss for name, model in models.items()}
     if how.compiled:
         losses_of["fast"] = torch.compile(fast.training_loss, dynamic=False)
-    optimizers = {name: make_optimizer(model, "adamw", LR, 0.05) for name, model in models.items()}
-    schedule = Schedule(lr=LR, warmup_epochs=WARMUP * how.steps, epochs=how.steps)  # a step for an epoch
+    optimizers = {name: make_optimizer(model, "adamw", how.lr, 0.05) for name, model in models.items()}
+    schedule = Schedule(lr=how.lr, warmup_epochs=WARMUP * how.steps, epochs=how.steps)  # a step for an epoch
     curves = {name: [] for name in models}
     pictures = _photographs(how, seed) if how.images else _smooth(how)
     with tqdm(total=how.steps, unit=" steps", leave=False) as bar:

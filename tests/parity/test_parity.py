@@ -161,5 +161,7 @@ def test_a_bf16_stream_is_held_to_plain_autocast(small, wrong_kernel, tmp_path):
     main([*flags.split(), "--stream", "fp32"])
     others = json.loads((tmp_path / "v.json").read_text())["curves"][0]
     assert others["autocast"] == narrow[0] and others["fast"] != narrow[1]
+    main([*flags.split(), "--lr", "0"])
+    assert json.loads((tmp_path / "v.json").read_text())["curves"][0]["plain"][2] != first["plain"][2]
     with wrong_kernel("masked_mse"):
         assert main(flags.split()) == 1
