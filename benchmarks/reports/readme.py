@@ -16,9 +16,7 @@ from benchmarks.reports.tables import TABLES
 from mae_fast.files.atomic import write_atomic
 
 README = ROOT / "README.md"
-BLOCK = re.compile(
-    r"(?P<open><!-- bench:(?P<part>\S+) (?P<folder>\S+) -->\n).*?(?P<close>\n<!-- /bench -->)", re.DOTALL
-)
+BLOCK = re.compile(r"(?P<open><!-- bench:(?P<part>\S+) (?P<folder>\S+) -->\n).*?(?P<close><!-- /bench -->)", re.DOTALL)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +41,7 @@ def fill(text: str) -> str:
     """The same text with every table made anew. ValueError where it has none, or results are missing."""
     if not BLOCK.search(text):
         raise ValueError("no <!-- bench:PART DIR --> ... <!-- /bench --> in this page")
-    return BLOCK.sub(lambda block: block["open"] + _table(block["part"], block["folder"]) + block["close"], text)
+    return BLOCK.sub(lambda block: f"{block['open']}{_table(block['part'], block['folder'])}\n{block['close']}", text)
 
 
 def _table(part: str, folder: str) -> str:

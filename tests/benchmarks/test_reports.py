@@ -105,6 +105,7 @@ def test_readme_table(tmp_path, monkeypatch):
     assert "| **mae_fast, bf16, torch.compile** | **5.2** |" in text and "alone, bf16 | 8.0 |" in text
     assert "commit 0123456 and changes" in text and "old" not in text and "official" not in text
     assert readme.fill(text) == text
+    assert readme.fill(f"a\n<!-- bench:train {tmp_path.name} -->\n<!-- /bench -->\nb") == text  # a new block is empty
     with pytest.raises(ValueError, match="no <!-- bench:PART"):
         readme.fill("nothing")
     with pytest.raises(ValueError, match=r"nowhere: no train_\*.json"):
