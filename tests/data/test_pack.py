@@ -4,7 +4,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ def entries(folder):
 
 @pytest.fixture
 def noise(tmp_path):
-    """Thirty pictures that take a second to pack."""
+    """Thirty pictures."""
     (tmp_path / "in").mkdir()
     for number in range(30):
         pixels = np.random.default_rng(number).integers(0, 256, (400, 400, 3), np.uint8)
@@ -31,14 +30,14 @@ def noise(tmp_path):
 
 @pytest.mark.parametrize("decoded, number", [(False, signal.SIGKILL), (True, signal.SIGINT)])
 def test_an_interrupted_pack_leaves_nothing_that_opens(noise, tmp_path, decoded, number):
-    out, partial = tmp_path / "out", tmp_path / ".out.partial"
-    command = [sys.executable, "-m", "mae_fast", "data", "pack", str(noise), str(out), "--shard_size=1"]
-    child = subprocess.Popen(command + ["--decoded"] * decoded, stderr=subprocess.DEVNULL)
-    while child.poll() is None and not (partial.is_dir() and any(partial.iterdir())):
-        time.sleep(0.001)
-    child.send_signal(number)
-    child.wait(timeout=60)
-    assert child.returncode != 0
+    out = tmp_path / "out"
+    code = (
+        "import os, sys; from mae_fast.data import How, pack\n"
+        "stop = lambda done, total: os.kill(os.getpid(), int(sys.argv[4])) if done == 10 else None\n"
+        "pack(*sys.argv[1:3], shard_size=1, how=How(decoded=sys.argv[3] == 'True'), progress=stop)\n"
+    )
+    command = [sys.executable, "-c", code, str(noise), str(out), str(decoded), str(int(number))]
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, timeout=60).returncode in (-number, 130)
     assert entries(tmp_path) == ([".out.partial"] if number == signal.SIGKILL else []) + ["in"]
     with pytest.raises(FileNotFoundError):
         open_source(out)

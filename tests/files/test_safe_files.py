@@ -96,7 +96,7 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_kill_during_save_leaves_a_whole_file(tmp_path):
     code = (
-        "import sys, torch; from mae_fast.atomic import save_atomic\n"
+        "import sys, torch; from mae_fast.files.atomic import save_atomic\n"
         "for i in range(10**9):\n"
         "    save_atomic({'i': i, 'x': torch.full((500_000,), float(i))}, sys.argv[1])\n"
         "    print(i, flush=True)\n"
