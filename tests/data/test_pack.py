@@ -32,7 +32,8 @@ def noise(tmp_path):
 def test_an_interrupted_pack_leaves_nothing_that_opens(noise, tmp_path, decoded, number):
     out = tmp_path / "out"
     code = (
-        "import os, sys; from mae_fast.data import How, pack\n"
+        "import os, signal, sys; from mae_fast.data import How, pack\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it\n"
         "stop = lambda done, total: os.kill(os.getpid(), int(sys.argv[4])) if done == 10 else None\n"
         "pack(*sys.argv[1:3], shard_size=1, how=How(decoded=sys.argv[3] == 'True'), progress=stop)\n"
     )
