@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 from benchmarks.faults.scene import Outcome, Scene, log, sentence
@@ -132,12 +133,15 @@ def read_only_at_the_start(scene: Scene) -> Outcome:
 
 
 def flipped(scene: Scene) -> Outcome:
-    """One bit of the newest checkpoint, anywhere in its weights and moments."""
+    """One bit of the newest checkpoint, anywhere in its largest tensor."""
 
     def flip(path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:  # between its records are bytes that nobody reads
+            record = max(archive.infolist(), key=lambda info: info.file_size)
         with open(path, "r+b") as file:
-            size = file.seek(0, 2)
-            at = file.seek(random.randrange(size // 4, size // 2))
+            file.seek(record.header_offset + 26)  # lengths of the name and of what follows it, before the content
+            names = sum(int.from_bytes(file.read(2), "little") for _ in range(2))
+            at = file.seek(record.header_offset + 30 + names + random.randrange(record.file_size))
             byte = file.read(1)[0]
             file.seek(at)
             file.write(bytes([byte ^ 1 << random.randrange(8)]))
