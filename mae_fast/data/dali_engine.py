@@ -121,7 +121,7 @@ class DaliEngine:
 
     def _held(self, indices: np.ndarray) -> list[str | bytes | np.ndarray | None]:
         """Pictures as the source holds them. Each thread reads a share: a task a picture costs more than its read."""
-        shares = np.array_split(indices, self.num_threads if self._holds == "bytes" else 1)
+        shares = np.array_split(indices, self.num_threads)
         read = self._pool.map if self._holds == "bytes" else map
         return list(chain.from_iterable(read(lambda share: list(map(self.planner.encoded, share.tolist())), shares)))
 
